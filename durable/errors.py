@@ -1,0 +1,278 @@
+"""Every error of durable, in one tree.
+
+    DurableError
+    ├── InvalidArgument          (also ValueError)   an id, a span, a moment or a function that cannot be used
+    ├── DuplicateName                                 two different functions declared under one name
+    ├── SerializationError       (also TypeError)    a value that would not come back as it was
+    ├── RemoteError                                   stands for a recorded exception whose class is gone
+    ├── WaitTimeout              (also TimeoutError) nothing came within the time given
+    ├── EventNotSet                                   the workflow ended without setting the event
+    ├── WorkflowNotFound         (also LookupError)  no workflow has this id
+    ├── WorkflowCancelled                             the workflow was cancelled, or its deadline passed
+    ├── WorkflowConflict                              the id belongs to another workflow, or is in no state for this
+    ├── WorkflowDead                                  the workflow brought its process down too often
+    ├── NonDeterminism                                the code asks for another step than the recorded one
+    ├── NotInWorkflow                                 called outside a workflow
+    ├── NotAllowedHere                                called inside a step, or on a thread that is not the workflow's
+    ├── NoEngine                                      there is no open engine
+    ├── EngineClosed                                  the engine is closed, or belongs to the parent process
+    ├── AlreadyRunning                                another engine owns the file
+    └── StorageError                                  the file cannot be used
+        ├── NotADurableFile                           not a file that durable made
+        ├── NewerSchema                               made by a newer durable
+        ├── CorruptFile                               damaged
+        ├── ReadOnlyFile                              may not be written
+        └── StorageFull                               no space left
+
+Each error keeps its facts as attributes and writes its sentence in ``__str__``.
+"""
+
+from __future__ import annotations
+
+
+class DurableError(Exception):
+    """The root of all errors of durable."""
+
+
+class InvalidArgument(DurableError, ValueError):
+    """An argument cannot be used: an empty id, a negative span, a moment without a time zone.
+
+    Raised before anything is written.
+    """
+
+
+class DuplicateName(DurableError):
+    """Two different functions were declared under one name.
+
+    Declaring the same function again (a reload, a notebook cell run twice) is not an error.
+    """
+
+    def __init__(self, name: str, first: str, second: str) -> None:
+        super().__init__(name, first, second)
+        self.name, self.first, self.second = name, first, second
+
+    def __str__(self) -> str:
+        return (
+            f"the name {self.name!r} is taken by {self.first}, so {self.second} cannot have it: "
+            "give one of them another with name=…"
+        )
+
+
+class SerializationError(DurableError, TypeError):
+    """A value would not come back from the file as it was; `path` is its place in the value.
+
+    ``$`` is the value itself, ``$.items[3].price`` an attribute or key of a part of it. `what` says
+    whose value it is ("the result of step 'shop:reserve'"); the codec alone does not know it.
+    """
+
+    def __init__(self, path: str, reason: str, what: str = "the value") -> None:
+        super().__init__(path, reason, what)
+        self.path, self.reason, self.what = path, reason, what
+
+    def __str__(self) -> str:
+        return f"{self.what} cannot be recorded: {self.path} {self.reason}"
+
+
+class RemoteError(DurableError):
+    """Stands for a recorded exception whose class this program does not have.
+
+    `type_name` is the class as ``module:qualname``, `message` its text, `traceback` where it was
+    raised. Import the module that defines the class, and the exception comes back as itself.
+    """
+
+    def __init__(self, type_name: str, message: str, traceback: str = "") -> None:
+        super().__init__(type_name, message, traceback)
+        self.type_name, self.message, self.traceback = type_name, message, traceback
+
+    def __str__(self) -> str:
+        return f"{self.type_name}: {self.message}"
+
+
+class WaitTimeout(DurableError, TimeoutError):
+    """Nothing came within the time given: a message, an event, a result, the end of a step.
+
+    Not raised where a `default` was given. Raised in a workflow, it is recorded, and raised again
+    at the same place on every replay.
+    """
+
+    def __init__(self, what: str, seconds: float) -> None:
+        super().__init__(what, seconds)
+        self.what, self.seconds = what, seconds
+
+    def __str__(self) -> str:
+        return f"{self.what} did not come within {self.seconds:g} s"
+
+
+class EventNotSet(DurableError):
+    """The workflow ended without setting the event that was waited for.
+
+    Not raised where a `default` was given, nor while the workflow may still set it.
+    """
+
+    def __init__(self, workflow_id: str, key: str, status: str) -> None:
+        super().__init__(workflow_id, key, status)
+        self.workflow_id, self.key, self.status = workflow_id, key, status
+
+    def __str__(self) -> str:
+        return (
+            f"workflow {self.workflow_id!r} ended as {self.status} "
+            f"without setting the event {self.key!r}"
+        )
+
+
+class WorkflowNotFound(DurableError, LookupError):
+    """No workflow in this file has the id."""
+
+    def __init__(self, workflow_id: str) -> None:
+        super().__init__(workflow_id)
+        self.workflow_id = workflow_id
+
+    def __str__(self) -> str:
+        return f"there is no workflow {self.workflow_id!r} in this file"
+
+
+class WorkflowCancelled(DurableError):
+    """The workflow whose result was asked for was cancelled, or its deadline passed.
+
+    Inside the cancelled workflow itself this is never raised: it is stopped by a signal that
+    ``except Exception`` does not catch.
+    """
+
+    def __init__(self, workflow_id: str, reason: str = "cancelled") -> None:
+        super().__init__(workflow_id, reason)
+        self.workflow_id, self.reason = workflow_id, reason
+
+    def __str__(self) -> str:
+        return f"workflow {self.workflow_id!r} was stopped: {self.reason}"
+
+
+class WorkflowConflict(DurableError):
+    """The workflow is not what was asked for: another one has the id, or its state forbids this."""
+
+    def __init__(self, workflow_id: str, reason: str) -> None:
+        super().__init__(workflow_id, reason)
+        self.workflow_id, self.reason = workflow_id, reason
+
+    def __str__(self) -> str:
+        return f"workflow {self.workflow_id!r} {self.reason}"
+
+
+class WorkflowDead(DurableError):
+    """The workflow was given up: process after process died while it ran (`max_recoveries`)."""
+
+    def __init__(self, workflow_id: str, recoveries: int) -> None:
+        super().__init__(workflow_id, recoveries)
+        self.workflow_id, self.recoveries = workflow_id, recoveries
+
+    def __str__(self) -> str:
+        return (
+            f"workflow {self.workflow_id!r} was given up: it was recovered {self.recoveries} times "
+            "and each time the process died before its next checkpoint; mend the cause, "
+            f"then resume({self.workflow_id!r})"
+        )
+
+
+class NonDeterminism(DurableError):
+    """The code asks for another step than the one that the run recorded at this place.
+
+    `step` is the place (``"3"``, or ``"4.1"`` in a lane), `recorded` and `asked` are names.
+    """
+
+    def __init__(
+        self, workflow_id: str, workflow_name: str, step: str, recorded: str, asked: str
+    ) -> None:
+        super().__init__(workflow_id, workflow_name, step, recorded, asked)
+        self.workflow_id, self.workflow_name = workflow_id, workflow_name
+        self.step, self.recorded, self.asked = step, recorded, asked
+
+    def __str__(self) -> str:
+        return (
+            f"workflow {self.workflow_id!r} ({self.workflow_name}): step {self.step} was recorded "
+            f"as {self.recorded!r}, and the code now asks for {self.asked!r}; guard the change with "
+            f"durable.patched(…) and resume it, or fork it at a step before {self.step}"
+        )
+
+
+class NotInWorkflow(DurableError):
+    """Called outside a workflow: `recv`, `sleep` and the like need the run that records them."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}() records what it does in the workflow that calls it, and there is none "
+            "here: call it in a function under @workflow, on the thread that runs it"
+        )
+
+
+class NotAllowedHere(DurableError):
+    """Called where it cannot be recorded: inside a step, or on a thread that the user made."""
+
+
+class NoEngine(DurableError):
+    """There is no open engine in this process."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"{self.name} needs an open engine: call it inside `with durable.Engine(path):`"
+
+
+class EngineClosed(DurableError):
+    """The engine is closed, or was opened by another process than this one (after a fork).
+
+    What was running is unfinished, and goes on when an engine opens the file again.
+    """
+
+
+class AlreadyRunning(DurableError):
+    """Another engine owns the file; `pid` is its process (None where it could not be read)."""
+
+    def __init__(self, path: str, pid: int | None) -> None:
+        super().__init__(path, pid)
+        self.path, self.pid = path, pid
+
+    def __str__(self) -> str:
+        owner = "another engine" if self.pid is None else f"the engine of process {self.pid}"
+        return (
+            f"{self.path} is owned by {owner}: one engine at a time runs the workflows of a file; "
+            "to look at them or to act on them from here, use durable.Client(path)"
+        )
+
+
+class StorageError(DurableError):
+    """The file cannot be used; `path` is the file, `reason` what the system said.
+
+    What was recorded before stays recorded.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class NotADurableFile(StorageError):
+    """The path is not a file that durable made: a folder, another format, another program's file."""
+
+
+class NewerSchema(StorageError):
+    """The file was made by a newer version of durable, and this one does not know its tables."""
+
+
+class CorruptFile(StorageError):
+    """The file is damaged."""
+
+
+class ReadOnlyFile(StorageError):
+    """The file, or the folder that it is in, may not be written by this process."""
+
+
+class StorageFull(StorageError):
+    """There is no space left for the file."""
