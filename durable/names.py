@@ -18,7 +18,7 @@ def module_name(module: str) -> str:
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)
     if spec is not None:
-        return str(spec.name).removesuffix(".__main__")
+        return str(spec.name)
     file = getattr(main, "__file__", None)
     return PurePath(file).stem if file else "__main__"
 
