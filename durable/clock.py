@@ -1,0 +1,121 @@
+"""Time: what a span and a moment are, and the one interface through which durable tells time, waits and starts threads.
+
+Inside durable a span is a ``float`` of seconds and a moment a ``float`` of seconds since 1970 UTC.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from durable.errors import InvalidArgument
+
+# A wait on the system's monotonic clock does not see the laptop sleep, nor somebody setting the
+# wall clock. So a wait with a deadline looks at the wall clock at least this often.
+LOOK_AGAIN = 60.0
+
+
+class Thread(Protocol):
+    """What `Clock.spawn` returns."""
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the thread has ended, `timeout` seconds at most."""
+
+    def is_alive(self) -> bool:
+        """Whether it still runs."""
+
+
+class Clock(Protocol):
+    """Tells time, waits and starts threads; nothing else in durable does.
+
+    An implementation may run one thread at a time and jump to the next deadline when all wait, as
+    long as `ready` is only ever called with `condition` held.
+    """
+
+    def now(self) -> float:
+        """The moment, in seconds since 1970 UTC."""
+
+    def wait(
+        self, condition: threading.Condition, ready: Callable[[], bool], deadline: float | None
+    ) -> bool:
+        """Wait on `condition`, held by the caller, until `ready()`; False if `deadline` came first.
+
+        Whoever makes `ready` true holds `condition` while doing so and notifies it.
+        """
+
+    def spawn(self, name: str, target: Callable[[], None]) -> Thread:
+        """Run `target` in a new thread called `name` that does not keep the process alive."""
+
+
+class SystemClock:
+    """The clock of the machine."""
+
+    def now(self) -> float:
+        """The wall clock's moment."""
+        return time.time()
+
+    def wait(
+        self, condition: threading.Condition, ready: Callable[[], bool], deadline: float | None
+    ) -> bool:
+        """Wait as `Clock.wait` says; a deadline is a moment of the wall clock."""
+        while not ready():
+            if deadline is None:
+                condition.wait()
+                continue
+            remaining = deadline - time.time()
+            if remaining <= 0:
+                return False
+            condition.wait(min(remaining, LOOK_AGAIN))
+        return True
+
+    def spawn(self, name: str, target: Callable[[], None]) -> Thread:
+        """Start a daemon thread: a program that forgets to close its engine can still end."""
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        thread.start()
+        return thread
+
+
+def seconds(span: float | timedelta, what: str) -> float:
+    """`span` in seconds; InvalidArgument, naming `what`, unless it is finite and not negative."""
+    if isinstance(span, timedelta):
+        value = span.total_seconds()
+    elif isinstance(span, (int, float)) and not isinstance(span, bool):
+        value = float(span)
+    else:
+        raise InvalidArgument(
+            f"{what} must be seconds or a timedelta, not {type(span).__name__} ({span!r})"
+        )
+    if not math.isfinite(value) or value < 0:
+        raise InvalidArgument(f"{what} must be a finite span of 0 s or more, not {span!r}")
+    return value
+
+
+def optional_seconds(span: float | timedelta | None, what: str) -> float | None:
+    """`seconds`, or None for None, which stands for no limit."""
+    return None if span is None else seconds(span, what)
+
+
+def moment(at: datetime, what: str) -> float:
+    """`at` in seconds since 1970 UTC; InvalidArgument, naming `what`, unless it has a time zone."""
+    if not isinstance(at, datetime):
+        raise InvalidArgument(f"{what} must be a datetime, not {type(at).__name__} ({at!r})")
+    if at.utcoffset() is None:
+        raise InvalidArgument(
+            f"{what} must be a datetime with a time zone, not the naive {at!r}: "
+            "add tzinfo=datetime.UTC, or call .astimezone() if it is local time"
+        )
+    return at.timestamp()
+
+
+def as_datetime(at: float) -> datetime:
+    """The moment as an aware ``datetime`` in UTC."""
+    return datetime.fromtimestamp(at, UTC)
+
+
+def optional_datetime(at: float | None) -> datetime | None:
+    """`as_datetime`, or None for None."""
+    return None if at is None else as_datetime(at)

@@ -1,0 +1,124 @@
+"""What durable tells about workflows and steps: frozen records, with moments as aware ``datetime`` in UTC."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+
+class Status(StrEnum):
+    """Where a workflow stands."""
+
+    DELAYED = "DELAYED"
+    """In a queue, not to start before its moment."""
+    ENQUEUED = "ENQUEUED"
+    """In a queue, waiting for its turn."""
+    PENDING = "PENDING"
+    """Started and not finished: running, waiting, or to be taken up by the next engine."""
+    SUCCESS = "SUCCESS"
+    """Returned its result."""
+    ERROR = "ERROR"
+    """Ended in an exception."""
+    CANCELLED = "CANCELLED"
+    """Cancelled, or its deadline passed; `resume` makes it go on."""
+    DEAD = "DEAD"
+    """Given up, as process after process died while it ran; `resume` makes it go on."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the workflow has ended."""
+        return self in _FINISHED
+
+
+_FINISHED = frozenset({Status.SUCCESS, Status.ERROR, Status.CANCELLED, Status.DEAD})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workflow:
+    """One run of a workflow, as the file has it.
+
+    `args`, `kwargs` and `result` that this program cannot rebuild are `Opaque`: their recorded text.
+    """
+
+    id: str
+    name: str
+    status: Status
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    result: Any
+    """What it returned; None unless `status` is SUCCESS."""
+    error: BaseException | None
+    """What it raised; None unless `status` is ERROR."""
+    reason: str | None
+    """Why it was stopped, or why it does not go on although it is unfinished."""
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    deadline_at: datetime | None
+    wake_at: datetime | None
+    """Until when it sleeps or waits at the longest, where that is known."""
+    parent_id: str | None
+    recoveries: int
+    """How many processes in a row died while it ran, with no checkpoint in between."""
+    version: str | None
+    """The `version` of the engine that started it."""
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One recorded step of a workflow."""
+
+    number: str
+    """Its place: ``"3"``, or ``"4.1"`` for the first in the lane that step 4 opened."""
+    name: str
+    """``module:qualname`` of the function, or ``durable.recv:topic`` and the like."""
+    outcome: str | None
+    """``value``, ``error``, ``timeout``, or None while it is undecided (waiting, or to be retried)."""
+    value: Any
+    error: BaseException | None
+    attempt: int
+    started_at: datetime
+    finished_at: datetime | None
+    until_at: datetime | None
+    """While undecided: the deadline of the wait, or the moment of the next attempt."""
+
+
+@dataclass(frozen=True)
+class Cancellation:
+    """What `cancel` did: true if it cancelled, false if it came too late.
+
+    `status` is what the workflow has for good: CANCELLED, or how it had already ended.
+    """
+
+    workflow_id: str
+    cancelled: bool
+    status: Status
+
+    def __bool__(self) -> bool:
+        return self.cancelled
+
+
+@dataclass(frozen=True)
+class Current:
+    """Where the calling code is; see `durable.current`."""
+
+    workflow_id: str
+    workflow_name: str
+    step: str | None
+    """The step being run, or None in the body of the workflow."""
+    step_name: str | None
+    attempt: int | None
+    replaying: bool
+    """True while recorded steps lie ahead."""
+
+
+class Waited(NamedTuple, Generic[T]):
+    """What `durable.wait` returns: those that ended, the first one first, and the others."""
+
+    done: list[T]
+    pending: list[T]

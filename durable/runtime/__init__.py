@@ -1,0 +1,1 @@
+"""How it runs: all that calls the user's code or waits."""

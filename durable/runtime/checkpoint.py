@@ -1,0 +1,214 @@
+"""The checkpoint: was it recorded? Then that; otherwise do it, and record it in one write.
+
+Every durable call is a generator (a *flow*) that yields what it wants done: `Write`, `Wait`, `Call`.
+So it is written once; `drive` does what it asks for on the thread that calls it, and a driver for
+coroutines would await the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
+
+from durable.codec import Codec, decode_error, encode_error
+from durable.errors import DurableError, EngineClosed, StorageError
+from durable.runtime.context import Scope, StepCall, enter_step
+from durable.runtime.waiting import Listener
+from durable.store import steps, workflows
+from durable.store.database import Tx
+from durable.store.steps import ERROR, TIMEOUT, VALUE, Outcome, Place
+from durable.store.workflows import RunIsOver
+
+T = TypeVar("T")
+
+# A wait that lasts longer than this is noted in the file, so that the next engine may leave the
+# workflow without a thread until what it waits for has come.
+NOTE_WAIT_AFTER = 1.0
+
+
+class Command(Protocol):
+    """What a flow may ask its driver to do."""
+
+    def perform(self, scope: Scope) -> Any:
+        """Do it on the calling thread."""
+
+
+Flow = Generator[Command, Any, T]
+
+
+class Write(Generic[T]):
+    """Run `fn` in a transaction."""
+
+    __slots__ = ("fn", "label")
+
+    def __init__(self, label: str, fn: Callable[[Tx], T]) -> None:
+        self.label = label
+        self.fn = fn
+
+    def perform(self, scope: Scope) -> T:
+        """What `fn` returned; Stopped where the run may not write any more, or the file cannot be."""
+        try:
+            return scope.host.database.write(self.label, self.fn)
+        except RunIsOver:
+            scope.run.stop()
+        except (StorageError, EngineClosed) as error:
+            scope.run.stop(error)
+        scope.run.check()
+        raise AssertionError("unreachable")  # pragma: no cover
+
+
+class Wait:
+    """Wait until the listener is notified or the moment has come."""
+
+    __slots__ = ("deadline", "listener")
+
+    def __init__(self, listener: Listener, deadline: float | None) -> None:
+        self.listener = listener
+        self.deadline = deadline
+
+    def perform(self, scope: Scope) -> None:
+        """Wait; Stopped if that is why it ended."""
+        scope.run.check()
+        self.listener.wait(self.deadline)
+        scope.run.check()
+
+
+class Call(Generic[T]):
+    """Run the body of a step."""
+
+    __slots__ = ("fn", "step")
+
+    def __init__(self, step: StepCall, fn: Callable[[], T]) -> None:
+        self.step = step
+        self.fn = fn
+
+    def perform(self, scope: Scope) -> T:
+        """What the body returned."""
+        with enter_step(scope, self.step):
+            return self.fn()
+
+
+def drive(flow: Flow[T], scope: Scope) -> T:
+    """What the flow returns, when all that it asks for is done on the calling thread."""
+    try:
+        command = next(flow)
+        while True:
+            try:
+                answer = command.perform(scope)
+            except BaseException as error:
+                command = flow.throw(error)
+            else:
+                command = flow.send(answer)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+
+
+# ---------------------------------------------------------------------- outcomes
+
+
+def settle(outcome: Outcome, codec: Codec) -> Any:
+    """The recorded value, or raise the recorded error."""
+    if outcome.kind == ERROR:
+        raise decode_error(outcome.text or "")
+    return codec.decode(outcome.text or "null")
+
+
+def value_outcome(codec: Codec, value: object) -> Outcome:
+    """The outcome of a step that returned `value`."""
+    return Outcome(VALUE, codec.encode(value))
+
+
+def error_outcome(error: BaseException) -> Outcome:
+    """The outcome of a step that raised `error`."""
+    return Outcome(ERROR, encode_error(error))
+
+
+# ---------------------------------------------------------------------- the algorithm
+
+
+def effect(
+    scope: Scope, name: str, work: Callable[[Tx, Place], object]
+) -> Flow[Outcome]:
+    """A step whose work is itself a write: the work and its checkpoint share one commit.
+
+    A `DurableError` of the work (no such workflow) is recorded as the outcome.
+    """
+    place, record = scope.next(name)
+    if record is not None and record.outcome is not None:
+        return record.outcome
+    now = scope.host.clock.now()
+
+    def write(tx: Tx) -> Outcome:
+        workflows.guard(tx, *scope.run.key)
+        try:
+            outcome = value_outcome(scope.host.codec, work(tx, place))
+        except StorageError:
+            raise
+        except DurableError as error:
+            outcome = error_outcome(error)
+        steps.decide(tx, scope.run.key, place, name, outcome, started_at=now, now=now)
+        return outcome
+
+    return (yield Write(name, write))
+
+
+def awaited(
+    scope: Scope,
+    name: str,
+    keys: Sequence[str],
+    find: Callable[[Tx, Place], Outcome | None],
+    timeout: float | None,
+) -> Flow[Outcome]:
+    """Wait for what `find` finds, and record it in the commit that takes it.
+
+    `keys` are notified when there may be something to find. The deadline is recorded when the wait
+    begins; TIMEOUT is an outcome like any other, so a replay times out again.
+    """
+    place, record = scope.next(name)
+    if record is not None and record.outcome is not None:
+        return record.outcome
+    host, run = scope.host, scope.run
+    started_at = host.clock.now() if record is None else record.started_at
+    deadline = None if timeout is None else started_at + timeout
+    if record is not None:
+        deadline = record.until_at
+    note_at: float | None = started_at if deadline is not None else started_at + NOTE_WAIT_AFTER
+    noted = False
+
+    def look(tx: Tx, now: float, note: bool) -> Outcome | None:
+        workflows.guard(tx, *run.key)
+        outcome = find(tx, place)
+        if outcome is None and deadline is not None and now >= deadline:
+            outcome = Outcome(TIMEOUT)
+        if outcome is not None:
+            steps.decide(tx, run.key, place, name, outcome, started_at=started_at, now=now)
+            if noted:
+                workflows.set_waiting(tx, *run.key, waits_for=None, wake_at=None)
+        elif note:
+            if deadline is not None:
+                steps.postpone(
+                    tx, run.key, place, name, until_at=deadline, started_at=started_at
+                )
+            waits_for = keys[0] if len(keys) == 1 else workflows.ANY_KEY
+            workflows.set_waiting(tx, *run.key, waits_for=waits_for, wake_at=deadline)
+        return outcome
+
+    with host.waiting.listen(*keys, run.stop_key) as listener:
+        while True:
+            now = host.clock.now()
+            note = note_at is not None and now >= note_at
+            outcome = yield Write(name, partial(look, now=now, note=note))
+            if outcome is not None:
+                return outcome
+            if note:
+                note_at, noted = None, True
+            yield Wait(listener, deadline if note_at is None else note_at)
+
+
+def pause(scope: Scope, until: float) -> Flow[None]:
+    """Wait until a moment, unless the run is stopped."""
+    clock = scope.host.clock
+    with scope.host.waiting.listen(scope.run.stop_key) as listener:
+        while clock.now() < until:
+            yield Wait(listener, until)

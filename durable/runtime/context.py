@@ -1,0 +1,198 @@
+"""Where the calling code is: in which run, at which number, in which step, with which engine."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any
+
+from durable.errors import NoEngine, NonDeterminism, NotAllowedHere, NotInWorkflow
+from durable.records import Current
+from durable.runtime.host import Host
+from durable.runtime.runs import Run
+from durable.store.steps import Place, Record
+
+PATCH = "durable.patched:"
+
+
+@dataclass(frozen=True)
+class StepCall:
+    """The step whose body is running."""
+
+    place: Place
+    name: str
+    attempt: int
+
+
+@dataclass
+class Scope:
+    """A piece of code that takes numbers in a run, on one thread."""
+
+    host: Host
+    run: Run
+    thread: int
+    lane: str = ""
+    number: int = 0
+    step: StepCall | None = None
+
+    def next(self, name: str) -> tuple[Place, Record | None]:
+        """The place of the durable call that begins now, and what the run recorded there.
+
+        Where the record is of another name, the run is over: it ends in NonDeterminism.
+        """
+        self.run.check()
+        while True:
+            self.number += 1
+            place = Place(self.lane, self.number)
+            record = self.run.records.pop(place, None)
+            # The marker of a patch() call that the code no longer makes holds nothing to be lost.
+            if record is None or record.name == name or not record.name.startswith(PATCH):
+                break
+        if record is not None and record.name != name:
+            self.run.stop(
+                NonDeterminism(self.run.id, self.run.name, str(place), record.name, name)
+            )
+            self.run.check()
+        return place, record
+
+    def peek(self) -> Record | None:
+        """What the run recorded at the place of the next call."""
+        return self.run.records.get(Place(self.lane, self.number + 1))
+
+    def current(self) -> Current:
+        """What `durable.current` tells."""
+        step = self.step
+        return Current(
+            workflow_id=self.run.id,
+            workflow_name=self.run.name,
+            step=None if step is None else str(step.place),
+            step_name=None if step is None else step.name,
+            attempt=None if step is None else step.attempt,
+            replaying=self.run.replaying,
+        )
+
+
+_scope: ContextVar[Scope | None] = ContextVar("durable_scope", default=None)
+
+
+def find_scope(name: str) -> Scope | None:
+    """The scope of the calling code, or None outside workflows.
+
+    NotAllowedHere, naming the call, on a thread that a workflow's code made: it would take numbers
+    in an order that depends on luck.
+    """
+    scope = _scope.get()
+    if scope is None:
+        if _is_run_alive(getattr(threading.current_thread(), "durable_run", None)):
+            raise _foreign_thread(name)
+        return None
+    if scope.thread != threading.get_ident() and scope.step is None:
+        raise _foreign_thread(name)
+    return scope
+
+
+def body_scope(name: str) -> Scope:
+    """The scope of a workflow's body; NotInWorkflow outside one, NotAllowedHere in a step."""
+    scope = find_scope(name)
+    if scope is None:
+        raise NotInWorkflow(name)
+    if scope.step is not None:
+        raise NotAllowedHere(
+            f"{name}() was called in step {scope.step.name!r} of workflow {scope.run.id!r}: "
+            "a step is recorded as one, so what waits or starts workflows belongs in the "
+            "workflow's body"
+        )
+    return scope
+
+
+@contextmanager
+def enter_run(host: Host, run: Run) -> Iterator[Scope]:
+    """The calling thread runs the body of the workflow."""
+    scope = Scope(host, run, threading.get_ident())
+    token = _scope.set(scope)
+    try:
+        yield scope
+    finally:
+        _scope.reset(token)
+
+
+@contextmanager
+def enter_step(scope: Scope, step: StepCall) -> Iterator[None]:
+    """The calling thread runs the body of a step."""
+    token = _scope.set(replace(scope, step=step, thread=threading.get_ident()))
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+
+
+# ---------------------------------------------------------------------- engines
+
+_open_hosts: list[Host] = []
+
+
+def host_opened(host: Host) -> None:
+    """From now on it is the current engine, outside workflows."""
+    _watch_threads()
+    _open_hosts.append(host)
+
+
+def host_closed(host: Host) -> None:
+    """The one opened before it is the current engine again."""
+    if host in _open_hosts:
+        _open_hosts.remove(host)
+
+
+def current_host(name: str) -> Host:
+    """The engine of the running workflow, else the one opened last; NoEngine naming the call."""
+    scope = find_scope(name)
+    if scope is not None:
+        return scope.host
+    if not _open_hosts:
+        raise NoEngine(name)
+    return _open_hosts[-1]
+
+
+# ---------------------------------------------------------------------- threads of the user
+
+_watching_threads = False
+
+
+def _watch_threads() -> None:
+    """Mark threads that the body of a workflow starts, so that a step called there is refused.
+
+    Such a thread does not inherit context variables; without the mark, the step would run as a
+    plain call, unrecorded, and nobody would know. An audit hook is the one place where Python tells
+    who starts a thread; it stays for the life of the process.
+    """
+    global _watching_threads  # noqa: PLW0603
+    if not _watching_threads:
+        _watching_threads = True
+        sys.addaudithook(_mark_thread)
+
+
+def _mark_thread(event: str, args: tuple[Any, ...]) -> None:
+    if event in ("_thread.start_new_thread", "_thread.start_joinable_thread"):
+        scope = _scope.get()
+        if scope is not None and scope.step is None:
+            thread = getattr(args[0], "__self__", None)
+            if isinstance(thread, threading.Thread):
+                thread.durable_run = scope.run  # type: ignore[attr-defined]
+
+
+def _is_run_alive(run: Run | None) -> bool:
+    return run is not None and not run.over
+
+
+def _foreign_thread(name: str) -> NotAllowedHere:
+    return NotAllowedHere(
+        f"{name} was called on thread {threading.current_thread().name!r}, which the code of a "
+        "workflow made: what it does there could not be recorded in a fixed order; call it on the "
+        "workflow's own thread, or give the work to a step and make the threads in there"
+    )
+
+

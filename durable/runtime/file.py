@@ -1,0 +1,42 @@
+"""An open file: what any process needs to look at it, to act on it, and to wait for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from durable.clock import Clock
+from durable.codec import Codec
+from durable.runtime.waiting import Waiting
+from durable.store.database import Database, Tx
+
+T = TypeVar("T")
+
+
+@dataclass
+class File:
+    """The database, the codec of its values, the clock, and those who wait."""
+
+    database: Database
+    codec: Codec
+    clock: Clock
+    waiting: Waiting
+
+    def wait_for(
+        self, keys: tuple[str, ...], look: Callable[[Tx], T | None], timeout: float | None
+    ) -> T | None:
+        """What `look` finds, as soon as it finds something; None when `timeout` seconds are over."""
+        deadline = None if timeout is None else self.clock.now() + timeout
+        with self.waiting.listen(*keys) as listener:
+            while True:
+                found = self.database.read(look)
+                if found is not None:
+                    return found
+                if deadline is not None and self.clock.now() >= deadline:
+                    return None
+                listener.wait(deadline)
+
+    def failure_of(self, workflow_id: str) -> BaseException | None:
+        """Why a run of this process stopped without an outcome; an engine knows, a client does not."""
+        return None

@@ -1,0 +1,102 @@
+"""What an open engine gives to its runs: the file, the runs in hand, timers and threads."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from durable.clock import Thread
+from durable.errors import DurableError, EngineClosed
+from durable.runtime.file import File
+from durable.runtime.runs import Run, Runs
+from durable.runtime.timers import Timers
+from durable.store import workflows
+
+log = logging.getLogger("durable")
+
+
+@dataclass
+class Host(File):
+    """The file of an engine, and all that goes on in it."""
+
+    runs: Runs
+    timers: Timers
+    version: str | None = None
+    session: int = 0
+    on_start: Callable[[str], None] | None = None
+    """Called with the id of a workflow that somebody wants to be taken up."""
+    stopping: bool = False
+    blocked: dict[str, str] = field(default_factory=dict)
+    """Unfinished workflows whose code or instance this program lacks: id and reason."""
+    warned: set[str] = field(default_factory=set)
+    _threads: list[Thread] = field(default_factory=list)
+    _threads_mutex: threading.Lock = field(default_factory=threading.Lock)
+    _prune_at: int = 64
+
+    def failure_of(self, workflow_id: str) -> BaseException | None:
+        """Why the last run of the workflow stopped without an outcome."""
+        return self.runs.failure_of(workflow_id)
+
+    def check_open(self) -> None:
+        """Raise EngineClosed if the engine is closing or closed, or its process was forked."""
+        self.database.check_process()
+        if self.stopping:
+            raise EngineClosed(
+                f"the engine on {self.database.path} is closed: open it again, "
+                "and what was unfinished goes on"
+            )
+
+    def spawn(self, name: str, target: Callable[[], None]) -> None:
+        """Run `target` on a thread that `close` waits for; an error in it is logged, not lost."""
+
+        def guarded() -> None:
+            try:
+                target()
+            except EngineClosed:
+                pass  # what it wanted to do is done by the next engine
+            except DurableError as error:
+                log.error("%s: %s", name, error)
+
+        with self._threads_mutex:
+            if len(self._threads) >= self._prune_at:
+                self._threads = [thread for thread in self._threads if thread.is_alive()]
+                self._prune_at = 2 * len(self._threads) + 64
+            self._threads.append(self.clock.spawn(name, guarded))
+
+    def join(self, timeout: float) -> None:
+        """Wait for the threads to end, `timeout` seconds at most for those that are stuck."""
+        deadline = self.clock.now() + timeout
+        with self._threads_mutex:
+            threads, self._threads = self._threads, []
+        for thread in threads:
+            if not thread.is_alive():
+                continue
+            thread.join(max(0.0, deadline - self.clock.now()))
+
+    def notified(self, keys: Sequence[str]) -> None:
+        """A commit, of this process or of another, touched these keys."""
+        self.waiting.notify(keys)
+        for key in keys:
+            kind, _, workflow_id = key.partition("/")
+            if kind == "cancel":
+                self._stop_if_over(workflow_id)
+            elif kind == "start" and self.on_start is not None:
+                self.on_start(workflow_id)
+
+    def stop(self, run: Run, failure: BaseException | None = None) -> None:
+        """Tell a run to stop, and wake it if it waits."""
+        run.stop(failure)
+        self.waiting.notify([run.stop_key])
+
+    def _stop_if_over(self, workflow_id: str) -> None:
+        """Stop the runs that the file says are over; a later one of the same workflow goes on."""
+        for run in self.runs.of(workflow_id):
+            try:
+                current = self.database.read(partial(workflows.is_current, seq=run.seq, epoch=run.epoch))
+            except DurableError:
+                continue  # its next write is refused all the same
+            if not current:
+                self.stop(run)

@@ -1,0 +1,157 @@
+"""What the program has declared: workflows and steps by name, and the instances of their methods."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from durable.errors import DuplicateName, InvalidArgument
+from durable.names import find_class, module_name, qualified_name
+from durable.retry import Retry
+
+
+@dataclass(frozen=True, eq=False)
+class WorkflowSpec:
+    """A declared workflow; `kind` says what the function is bound to when it is called."""
+
+    name: str
+    fn: Callable[..., Any]
+    kind: str  # "function", "class" (a class method) or "instance"
+    timeout: float | None = None
+    max_recoveries: int = 100
+    aliases: tuple[str, ...] = ()
+    signature: inspect.Signature = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "signature", inspect.signature(self.fn))
+
+
+@dataclass(frozen=True, eq=False)
+class StepSpec:
+    """A declared step; `transaction` steps get a cursor as their first argument."""
+
+    name: str
+    fn: Callable[..., Any]
+    retry: Retry | None = None
+    timeout: float | None = None
+    transaction: bool = False
+
+
+Spec = WorkflowSpec | StepSpec
+
+
+class Registry:
+    """Names of functions and keys of instances, for the whole process."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._workflows: dict[str, WorkflowSpec] = {}
+        self._steps: dict[str, StepSpec] = {}
+        self._instances: dict[tuple[str, str], Any] = {}
+        self._listeners: list[Callable[[], None]] = []
+
+    def add_workflow(self, spec: WorkflowSpec) -> None:
+        """Make the workflow known; DuplicateName if another function has its name or an alias."""
+        with self._mutex:
+            for name in (spec.name, *spec.aliases):
+                _refuse_duplicate(name, self._workflows.get(name), spec)
+            for name in (spec.name, *spec.aliases):
+                self._workflows[name] = spec
+        self._tell()
+
+    def add_step(self, spec: StepSpec) -> None:
+        """Make the step known; DuplicateName if another function has its name."""
+        with self._mutex:
+            _refuse_duplicate(spec.name, self._steps.get(spec.name), spec)
+            self._steps[spec.name] = spec
+
+    def workflow(self, name: str) -> WorkflowSpec | None:
+        """The workflow of that name or alias."""
+        return self._workflows.get(name)
+
+    def add_instance(self, instance: Any) -> None:
+        """Make the instance known under its class and its `durable_key`."""
+        with self._mutex:
+            self._instances[qualified_name(type(instance)), durable_key(instance)] = instance
+        self._tell()
+
+    def instance(self, class_name: str, key: str) -> Any | None:
+        """The instance known under a class and a key."""
+        return self._instances.get((class_name, key))
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Have `listener` called after each workflow or instance that becomes known."""
+        self._listeners.append(listener)
+
+    def unlisten(self, listener: Callable[[], None]) -> None:
+        """Undo `listen`."""
+        self._listeners.remove(listener)
+
+    def _tell(self) -> None:
+        for listener in list(self._listeners):
+            listener()
+
+
+registry = Registry()
+
+
+def durable_key(instance: Any) -> str:
+    """The key by which the instance is found again; InvalidArgument if its class gives none."""
+    key = getattr(instance, "durable_key", None)
+    if not isinstance(key, str) or not key:
+        raise InvalidArgument(
+            f"a workflow that is a method of {qualified_name(type(instance))} finds its instance "
+            "again by its attribute durable_key, a text that is not empty; this one has "
+            f"{key!r}: give the class one, or make the method static"
+        )
+    return key
+
+
+def target_of(spec: WorkflowSpec, bound_to: Any) -> list[str] | None:
+    """What the file keeps of the object that a method is bound to."""
+    if spec.kind == "class":
+        return ["class", qualified_name(bound_to)]
+    if spec.kind == "instance":
+        return ["instance", qualified_name(type(bound_to)), durable_key(bound_to)]
+    return None
+
+
+def find_target(target: Iterable[str] | None) -> tuple[Any, str | None]:
+    """The object that a recorded method is bound to, or why there is none."""
+    if target is None:
+        return None, None
+    kind, class_name, *key = target
+    found = find_class(class_name) if kind == "class" else registry.instance(class_name, key[0])
+    if found is not None:
+        return found, None
+    if kind == "class":
+        return None, f"its class {class_name} is not imported in this program"
+    return None, (
+        f"its instance {key[0]!r} of {class_name} is not known in this program: "
+        "make it and call durable.register(instance)"
+    )
+
+
+def _refuse_duplicate(name: str, first: Spec | None, second: Spec) -> None:
+    if first is not None and not _is_same(first.fn, second.fn):
+        raise DuplicateName(name, _where(first.fn), _where(second.fn))
+
+
+def _is_same(first: Callable[..., Any], second: Callable[..., Any]) -> bool:
+    """Whether the second is the first declared again: a reload, a cell run twice, ``__main__``."""
+    return (module_name(first.__module__), first.__qualname__) == (
+        module_name(second.__module__),
+        second.__qualname__,
+    ) and (_file(first) == _file(second) or _file(second).startswith("<"))
+
+
+def _file(fn: Callable[..., Any]) -> str:
+    code = getattr(inspect.unwrap(fn), "__code__", None)
+    return str(code.co_filename) if code is not None else "<unknown>"
+
+
+def _where(fn: Callable[..., Any]) -> str:
+    return f"{qualified_name(fn)} in {_file(fn)}"

@@ -1,0 +1,177 @@
+"""The runs that this process has in its hands: which there are, and how each is told to stop."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from durable.clock import Clock
+from durable.runtime.registry import WorkflowSpec
+from durable.store.steps import Place, Record
+
+
+class Stopped(BaseException):
+    """Ends a run from inside: cancelled, superseded, or its engine closes. Never an outcome.
+
+    A ``BaseException``, so that ``except Exception`` in a workflow does not catch it; and raised
+    again by each further durable call of the run.
+    """
+
+
+@dataclass(eq=False)
+class Run:
+    """One workflow from its first line to its outcome, in this process."""
+
+    id: str
+    name: str
+    spec: WorkflowSpec
+    input: str
+    seed: str
+    seq: int = 0
+    epoch: int = 1
+    deadline_at: float | None = None
+    records: dict[Place, Record] = field(default_factory=dict)
+    """What was recorded and not yet asked for: while there is something, the run is replaying."""
+    stopping: bool = False
+    failure: BaseException | None = None
+    """Why it stopped, where the file does not tell."""
+    over: bool = False
+    """Whether its code has returned."""
+    patches: dict[str, bool] = field(default_factory=dict)
+
+    @cached_property
+    def random(self) -> random.Random:
+        """The generator of `durable.random`: the same numbers on every replay."""
+        return random.Random(f"{self.seed} random")
+
+    @cached_property
+    def random_ids(self) -> random.Random:
+        """The generator of `durable.uuid4`, apart from the other so that neither moves the other."""
+        return random.Random(f"{self.seed} uuid4")
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What fences its writes: the number and the epoch."""
+        return (self.seq, self.epoch)
+
+    @property
+    def stop_key(self) -> str:
+        """What each of its waits listens to, besides what it waits for."""
+        return f"stop/{self.id}"
+
+    @property
+    def replaying(self) -> bool:
+        """Whether recorded steps lie ahead."""
+        return bool(self.records)
+
+    def stop(self, failure: BaseException | None = None) -> None:
+        """Have its next durable call raise Stopped; the first failure counts."""
+        if self.failure is None:
+            self.failure = failure
+        self.stopping = True
+
+    def check(self) -> None:
+        """Raise Stopped if it is to stop."""
+        if self.stopping:
+            raise Stopped(self.id)
+
+
+class Runs:
+    """All runs of an engine, and whether there are any."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._changed = threading.Condition(threading.Lock())
+        self._active: dict[str, list[Run]] = {}
+        self._parked: dict[str, str] = {}
+        self._busy = 0
+        self._failures: dict[str, BaseException] = {}
+
+    def add(self, run: Run) -> None:
+        """The run is in the hands of this process."""
+        with self._changed:
+            self._active.setdefault(run.id, []).append(run)
+            self._failures.pop(run.id, None)
+
+    def remove(self, run: Run) -> None:
+        """The run is no longer in the hands of this process, with an outcome or without."""
+        with self._changed:
+            run.over = True
+            runs = self._active[run.id]
+            runs.remove(run)
+            if not runs:
+                del self._active[run.id]
+            if run.failure is not None:
+                self._failures[run.id] = run.failure
+            self._changed.notify_all()
+
+    def of(self, workflow_id: str) -> list[Run]:
+        """The runs of one workflow: one, or a second where it was taken up again."""
+        with self._changed:
+            return list(self._active.get(workflow_id, ()))
+
+    def all(self) -> list[Run]:
+        """All that are running or waiting on a thread."""
+        with self._changed:
+            return [run for runs in self._active.values() for run in runs]
+
+    def failure_of(self, workflow_id: str) -> BaseException | None:
+        """Why the last run of the workflow stopped without an outcome."""
+        with self._changed:
+            return self._failures.get(workflow_id)
+
+    def park(self, workflow_id: str, name: str) -> None:
+        """The workflow waits without a thread."""
+        with self._changed:
+            self._parked[workflow_id] = name
+
+    def unpark(self, workflow_id: str) -> bool:
+        """The workflow waits no more; False if somebody else said so before."""
+        with self._changed:
+            found = self._parked.pop(workflow_id, None) is not None
+            self._changed.notify_all()
+            return found
+
+    @contextmanager
+    def busy(self) -> Iterator[None]:
+        """While inside, more runs may be about to begin."""
+        self.enter()
+        try:
+            yield
+        finally:
+            self.leave()
+
+    def enter(self) -> None:
+        """More runs may be about to begin, until `leave`."""
+        with self._changed:
+            self._busy += 1
+
+    def leave(self) -> None:
+        """Undo `enter`."""
+        with self._changed:
+            self._busy -= 1
+            self._changed.notify_all()
+
+    def wait_idle(self, deadline: float | None) -> bool:
+        """Wait until nothing is running or parked; False if the deadline came first."""
+        return self._wait(
+            lambda: not (self._active or self._parked or self._busy), deadline
+        )
+
+    def wait_stopped(self, deadline: float | None) -> bool:
+        """Wait until nothing is running; False if the deadline came first."""
+        return self._wait(lambda: not (self._active or self._busy), deadline)
+
+    def _wait(self, ready: Callable[[], bool], deadline: float | None) -> bool:
+        with self._changed:
+            return self._clock.wait(self._changed, ready, deadline)
+
+    def describe(self) -> list[str]:
+        """What is running or parked, for people."""
+        with self._changed:
+            active = [f"{run.id} ({run.name})" for runs in self._active.values() for run in runs]
+            return active + [f"{each} ({name})" for each, name in self._parked.items()]

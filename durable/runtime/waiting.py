@@ -1,0 +1,154 @@
+"""Who waits for what: a waiter registers under keys, then looks, then waits; a commit notifies keys.
+
+As it registers before it looks, a change between look and wait is never missed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Protocol
+
+from durable.clock import Clock
+from durable.store.database import Watch
+
+POLL_SECONDS = 0.02
+
+
+class Waiter(Protocol):
+    """What is registered under keys."""
+
+    keys: tuple[str, ...]
+
+    def wake(self) -> Callable[[], None] | None:
+        """A key was notified; called with the registry's lock held. What it returns runs after."""
+
+
+class Waiting:
+    """The waiters of one open file."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.mutex = threading.Lock()
+        self._waiters: dict[str, list[Waiter]] = {}
+
+    def listen(self, *keys: str) -> Listener:
+        """A listener for those keys, to be used in a ``with`` block."""
+        return Listener(self, keys)
+
+    def add(self, waiter: Waiter) -> None:
+        """Register: from now on no notification is missed."""
+        with self.mutex:
+            for key in waiter.keys:
+                self._waiters.setdefault(key, []).append(waiter)
+
+    def remove(self, waiter: Waiter) -> None:
+        """Undo `add`; harmless if it is done already."""
+        with self.mutex:
+            for key in waiter.keys:
+                waiters = self._waiters.get(key, [])
+                if waiter in waiters:
+                    waiters.remove(waiter)
+                if not waiters:
+                    self._waiters.pop(key, None)
+
+    def notify(self, keys: Iterable[str]) -> None:
+        """Wake whoever waits for one of the keys."""
+        with self.mutex:
+            after = [waiter.wake() for key in keys for waiter in self._waiters.get(key, ())]
+        for action in after:
+            if action is not None:
+                action()
+
+    def notify_all(self) -> None:
+        """Wake everybody: the file is being closed."""
+        with self.mutex:
+            keys = list(self._waiters)
+        self.notify(keys)
+
+
+class Listener:
+    """One thread that waits for keys."""
+
+    def __init__(self, waiting: Waiting, keys: tuple[str, ...]) -> None:
+        self.keys = keys
+        self._waiting = waiting
+        self._condition = threading.Condition(waiting.mutex)
+        self._notified = False
+
+    def __enter__(self) -> Listener:
+        self._waiting.add(self)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._waiting.remove(self)
+
+    def wake(self) -> None:
+        """Let `wait` return."""
+        self._notified = True
+        self._condition.notify()
+
+    def wait(self, deadline: float | None) -> bool:
+        """Wait for a notification since the last call; False if the deadline came first."""
+        with self._condition:
+            notified = self._waiting.clock.wait(
+                self._condition, lambda: self._notified, deadline
+            )
+            self._notified = False
+        return notified
+
+
+class Callback:
+    """A function that is called, on the notifying thread, each time that a key is notified."""
+
+    def __init__(self, keys: tuple[str, ...], action: Callable[[], None]) -> None:
+        self.keys = keys
+        self._action = action
+
+    def wake(self) -> Callable[[], None]:
+        """Have the action run once the registry's lock is free."""
+        return self._action
+
+
+class PolledWaiting(Waiting):
+    """Waiting in a process that does not own the file: it looks whether the file has changed."""
+
+    def __init__(self, clock: Clock, watch: Callable[[], Watch]) -> None:
+        super().__init__(clock)
+        self._watch = watch
+
+    def listen(self, *keys: str) -> Listener:
+        """A listener that any change of the file wakes."""
+        return _PolledListener(self, keys, self._watch())
+
+
+class _PolledListener(Listener):
+    def __init__(self, waiting: Waiting, keys: tuple[str, ...], watch: Watch) -> None:
+        super().__init__(waiting, keys)
+        self._watch = watch
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, traceback)
+        self._watch.close()
+
+    def wait(self, deadline: float | None) -> bool:
+        clock = self._waiting.clock
+        while True:
+            tick = clock.now() + POLL_SECONDS
+            if super().wait(tick if deadline is None else min(tick, deadline)):
+                return True
+            if self._watch.changed():
+                return True
+            if deadline is not None and clock.now() >= deadline:
+                return False

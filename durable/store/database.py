@@ -1,0 +1,491 @@
+"""One SQLite file behind two doors: `write` and `read`.
+
+One connection writes. Calls of `write` that arrive while a commit is being flushed share the next
+one (group commit): the thread that finds the connection free leads, runs every waiting function
+under a savepoint of its own, commits once and wakes the others. A lone caller leads itself, and pays
+no thread switch. Nothing else in durable begins or commits a transaction.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar, cast
+
+from durable.clock import Clock
+from durable.errors import (
+    CorruptFile,
+    DurableError,
+    EngineClosed,
+    InvalidArgument,
+    NotADurableFile,
+    ReadOnlyFile,
+    StorageError,
+    StorageFull,
+)
+from durable.store import migrations
+
+T = TypeVar("T")
+MEMORY: Final = ":memory:"
+
+# SQLite waits this long for a lock before it answers "busy"; then we look whether to go on waiting.
+BUSY_SECONDS = 0.25
+BUSY_TRIES_BEFORE_A_WARNING = 20
+IDLE_READERS = 4
+
+_log = logging.getLogger("durable")
+
+
+class Tx:
+    """An open transaction, as the functions of the store take it."""
+
+    __slots__ = ("execute", "touched")
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.execute: Callable[..., sqlite3.Cursor] = connection.execute
+        self.touched: list[str] = []
+
+    def touch(self, key: str) -> None:
+        """Name a key that waiters may be waiting for: they are notified after the commit."""
+        self.touched.append(key)
+
+    def row(self, sql: str, values: dict[str, Any]) -> sqlite3.Row | None:
+        """The first row, or None."""
+        return cast("sqlite3.Row | None", self.execute(sql, values).fetchone())
+
+    def rows(self, sql: str, values: dict[str, Any]) -> list[sqlite3.Row]:
+        """All rows, fetched: an open cursor would hold the write-ahead log."""
+        return self.execute(sql, values).fetchall()
+
+
+class _Request(Generic[T]):
+    """One call of `write`, from its thread to the one that leads and back."""
+
+    __slots__ = ("condition", "done", "error", "fn", "label", "result", "tx")
+
+    def __init__(self, label: str, fn: Callable[[Tx], T], tx: Tx) -> None:
+        self.label = label
+        self.fn = fn
+        self.tx = tx
+        self.done = False
+        self.result: T | None = None
+        self.error: Exception | None = None
+        self.condition: threading.Condition | None = None  # made when there is somebody to wait for
+
+    def outcome(self) -> T:
+        if self.error is not None:
+            raise self.error
+        return cast(T, self.result)
+
+
+class Database:
+    """The file at `path` (or ``:memory:``), open until `close`.
+
+    `on_commit` is called after each commit with the keys that it touched. With `signals`, those keys
+    are also left in the file for the engine in another process. Every error is a `DurableError`.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        clock: Clock,
+        synchronous: str,
+        create: bool,
+        on_commit: Callable[[Sequence[str]], None],
+        signals: bool = False,
+    ) -> None:
+        self.path = path
+        self._clock = clock
+        self._synchronous = synchronous
+        self._on_commit = on_commit
+        self._signals = signals
+        self._pid = os.getpid()
+        self._mutex = threading.Lock()
+        self._queue: list[_Request[Any]] = []
+        self._leader: _Request[Any] | None = None
+        self._closing = False
+        self._idle = threading.Condition(self._mutex)
+        self._readers: list[sqlite3.Connection] = []
+        self._uri = _uri(path, create)
+        _check_path(path, create)
+        self._writer = self._connect()
+        try:
+            self._prepare(create)
+        except BaseException:
+            self._writer.close()
+            raise
+        _opened.append(self)
+
+    # ------------------------------------------------------------------ the two doors
+
+    def write(self, label: str, fn: Callable[[Tx], T]) -> T:
+        """What `fn` returns, once its writes are committed; nothing of them if it raises.
+
+        `fn` may run on another thread, and again if a commit fails: it has no effect but on `tx`.
+        `label` names the write for people and for tests that crash around it.
+        """
+        self.check_process()
+        request = _Request(label, fn, Tx(self._writer))
+        try:
+            if not self._enter(request):
+                self._follow(request)
+            if self._leader is request:
+                self._lead()
+        except BaseException:
+            self._abandon(request)
+            raise
+        return request.outcome()
+
+    def read(self, fn: Callable[[Tx], T]) -> T:
+        """What `fn` returns, run on a snapshot by a connection that cannot write."""
+        self.check_process()
+        if self.path == MEMORY:
+            return self.write("read", fn)
+        connection = self._borrow()
+        try:
+            return self._patiently(connection, lambda: self._snapshot(connection, fn))
+        except sqlite3.Error as error:
+            raise translate(error, self.path) from error
+        finally:
+            self._give_back(connection)
+
+    def check_process(self) -> None:
+        """Raise EngineClosed in a process that inherited this database by a fork."""
+        if os.getpid() != self._pid:
+            raise EngineClosed(
+                f"{self.path} was opened by process {self._pid}, and this is its child "
+                f"{os.getpid()}: an SQLite file does not survive a fork; "
+                "open durable.Client(path) here, or start the process with 'spawn'"
+            )
+
+    # ------------------------------------------------------------------ group commit
+
+    def _enter(self, request: _Request[Any]) -> bool:
+        """Queue the request; True if its thread is the one to lead."""
+        with self._mutex:
+            if self._closing:
+                raise EngineClosed(f"{self.path} is closed")
+            self._queue.append(request)
+            if self._leader is None:
+                self._leader = request
+                return True
+            request.condition = threading.Condition(self._mutex)
+            return False
+
+    def _follow(self, request: _Request[Any]) -> None:
+        """Wait until the request is committed, or it is its thread's turn to lead."""
+        assert request.condition is not None
+        with request.condition:
+            self._clock.wait(
+                request.condition, lambda: request.done or self._leader is request, None
+            )
+
+    def _lead(self) -> None:
+        """Commit all that is queued, notify, and hand over to the first that came meanwhile."""
+        with self._mutex:
+            batch, self._queue = self._queue, []
+        try:
+            self._commit(batch)
+        finally:
+            self._hand_over(batch)
+            touched = [key for request in batch if request.done for key in request.tx.touched]
+            if touched:
+                self._on_commit(touched)
+
+    def _hand_over(self, batch: list[_Request[Any]]) -> None:
+        """Wake those that are done, put the others back, and let the next one lead."""
+        with self._mutex:
+            unfinished = [each for each in batch if not each.done and each is not self._leader]
+            self._queue[:0] = unfinished
+            for request in batch:
+                if request.done and request.condition is not None:
+                    request.condition.notify()
+            self._choose_leader()
+
+    def _choose_leader(self) -> None:
+        """With the mutex held: the first in the queue leads, whoever waits for idleness knows."""
+        self._leader = self._queue[0] if self._queue else None
+        if self._leader is None:
+            self._idle.notify_all()
+        elif self._leader.condition is not None:
+            self._leader.condition.notify()
+
+    def _abandon(self, request: _Request[Any]) -> None:
+        """The request's thread was interrupted (Ctrl-C): nobody may wait for it to lead."""
+        with self._mutex:
+            if request in self._queue:
+                self._queue.remove(request)
+            if self._leader is request:
+                self._choose_leader()
+
+    def _commit(self, batch: list[_Request[Any]]) -> None:
+        """Run the batch in one transaction; one by one where the file refused them together."""
+        try:
+            committing = False
+            self._begin()
+            for request in batch:
+                self._run(request, alone=len(batch) == 1)
+            committing = True
+            self._writer.execute("COMMIT")
+        except Exception as error:
+            self._rollback()
+            if len(batch) > 1 and not isinstance(error, EngineClosed):
+                for request in batch:
+                    self._commit([request])
+            else:
+                for request in batch:
+                    request.error = self._explain(error)
+                    request.tx.touched.clear()
+        except BaseException:
+            # Ctrl-C on the leading thread. SQLite finishes a COMMIT that it began.
+            if committing and not self._writer.in_transaction:
+                _mark_done(batch)
+            else:
+                self._rollback()
+            raise
+        _mark_done(batch)
+
+    def _run(self, request: _Request[Any], *, alone: bool) -> None:
+        request.tx.touched.clear()
+        if alone:
+            self._apply(request)
+            return
+        self._writer.execute("SAVEPOINT request")
+        try:
+            self._apply(request)
+        except sqlite3.Error:
+            raise  # the whole transaction may be gone: each is tried alone
+        except Exception as error:
+            request.error = error
+            request.tx.touched.clear()
+            self._writer.execute("ROLLBACK TO request")
+        self._writer.execute("RELEASE request")
+
+    def _apply(self, request: _Request[Any]) -> None:
+        request.error = None
+        request.result = request.fn(request.tx)
+        if self._signals:
+            for key in request.tx.touched:
+                self._writer.execute(
+                    "INSERT OR REPLACE INTO durable_signal (key) VALUES (:key)", {"key": key}
+                )
+
+    def _explain(self, error: Exception) -> Exception:
+        return translate(error, self.path) if isinstance(error, sqlite3.Error) else error
+
+    def _begin(self) -> None:
+        self._patiently(self._writer, lambda: self._writer.execute("BEGIN IMMEDIATE"))
+
+    def _patiently(self, connection: sqlite3.Connection, action: Callable[[], T]) -> T:
+        """`action`, again and again while another process holds the lock that it needs."""
+        tries = 0
+        while True:
+            try:
+                return action()
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error):
+                    raise
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            tries += 1
+            if self._closing:
+                raise EngineClosed(f"{self.path} was closed while another process had it locked")
+            if tries == BUSY_TRIES_BEFORE_A_WARNING:
+                _log.warning(
+                    "%s has been locked by another process for %g s; waiting on",
+                    self.path,
+                    tries * BUSY_SECONDS,
+                )
+
+    def _rollback(self) -> None:
+        if self._writer.in_transaction:
+            self._writer.execute("ROLLBACK")
+
+    # ------------------------------------------------------------------ connections
+
+    def _connect(self) -> sqlite3.Connection:
+        try:
+            connection = sqlite3.connect(
+                self._uri,
+                uri=True,
+                timeout=BUSY_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+                cached_statements=256,
+            )
+        except sqlite3.Error as error:
+            raise translate(error, self.path) from error
+        connection.row_factory = sqlite3.Row
+        return connection
+
+    def _prepare(self, create: bool) -> None:
+        """Make the connection durable's, and the file too if it is new."""
+        try:
+            migrations.prepare(self._writer, self.path, create=create)
+            self._patiently(self._writer, self._set_pragmas)
+            if create:
+                self._begin()  # fails at once where the file may not be written
+                self._writer.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise translate(error, self.path) from error
+
+    def _set_pragmas(self) -> None:
+        self._writer.execute(f"PRAGMA synchronous = {self._synchronous.upper()}")
+        self._writer.execute("PRAGMA fullfsync = 1")  # macOS: to the platter; elsewhere ignored
+        self._writer.execute("PRAGMA checkpoint_fullfsync = 1")
+        if self.path != MEMORY:
+            mode = self._writer.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            if mode != "wal":
+                raise StorageError(
+                    self.path, f"cannot use write-ahead logging here (the file stays in {mode!r})"
+                )
+
+    def _borrow(self) -> sqlite3.Connection:
+        with self._mutex:
+            if self._closing:
+                raise EngineClosed(f"{self.path} is closed")
+            if self._readers:
+                return self._readers.pop()
+        connection = self._connect()
+        connection.execute("PRAGMA query_only = 1")
+        return connection
+
+    def _give_back(self, connection: sqlite3.Connection) -> None:
+        with self._mutex:
+            if not self._closing and len(self._readers) < IDLE_READERS:
+                self._readers.append(connection)
+                return
+        connection.close()
+
+    @staticmethod
+    def _snapshot(connection: sqlite3.Connection, fn: Callable[[Tx], T]) -> T:
+        connection.execute("BEGIN")
+        try:
+            return fn(Tx(connection))
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+    def watch(self) -> Watch:
+        """A look at whether any other connection has changed the file since the last look."""
+        return Watch(self._connect())
+
+    def close(self) -> None:
+        """Finish the commit under way, refuse all others and close the file. May be called twice."""
+        if os.getpid() != self._pid:
+            return
+        with self._mutex:
+            already = self._closing
+            self._closing = True
+            self._clock.wait(self._idle, lambda: self._leader is None, None)
+            readers, self._readers = self._readers, []
+        if already:
+            return
+        _opened.remove(self)
+        for connection in [*readers, self._writer]:
+            connection.close()
+
+
+class Watch:
+    """Tells when another connection has changed the file: four microseconds a look."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._seen = self._version()
+
+    def changed(self) -> bool:
+        """Whether there was a commit since the last call."""
+        version = self._version()
+        changed = version != self._seen
+        self._seen = version
+        return changed
+
+    def close(self) -> None:
+        """Give the connection back to the system."""
+        self._connection.close()
+
+    def _version(self) -> int:
+        return cast(int, self._connection.execute("PRAGMA data_version").fetchone()[0])
+
+
+# ---------------------------------------------------------------------- errors
+
+
+def translate(error: sqlite3.Error, path: str) -> DurableError:
+    """The error of durable's tree for one of SQLite's."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    text = str(error)
+    if code == sqlite3.SQLITE_FULL:
+        return StorageFull(path, f"no space left ({text}); what was recorded before is kept")
+    if code == sqlite3.SQLITE_READONLY:
+        return ReadOnlyFile(path, f"may not be written by this process ({text})")
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return CorruptFile(path, f"is damaged ({text}); restore it from a copy")
+    if code == sqlite3.SQLITE_CANTOPEN:
+        return StorageError(path, f"cannot be opened ({text}); does its folder exist and allow it?")
+    return StorageError(path, f"SQLite says: {text}")
+
+
+def is_of_the_file(error: sqlite3.Error) -> bool:
+    """Whether SQLite complains of the file or the disk, rather than of the statement."""
+    return type(translate(error, "")) is not StorageError or (
+        getattr(error, "sqlite_errorcode", 0) & 0xFF
+        in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM)
+    )
+
+
+def _is_busy(error: sqlite3.OperationalError) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _mark_done(batch: list[_Request[Any]]) -> None:
+    for request in batch:
+        request.done = True
+
+
+def _uri(path: str, create: bool) -> str:
+    if path == MEMORY:
+        return MEMORY
+    return Path(path).absolute().as_uri() + ("?mode=rwc" if create else "?mode=rw")
+
+
+def _check_path(path: str, create: bool) -> None:
+    """Say in plain words what SQLite would only call 'unable to open database file'."""
+    if sqlite3.sqlite_version_info < (3, 37):
+        raise InvalidArgument(
+            f"durable needs SQLite 3.37 or later, and this Python has {sqlite3.sqlite_version}"
+        )
+    if path == MEMORY:
+        return
+    file = Path(path)
+    if file.is_dir():
+        raise NotADurableFile(path, "is a folder; give the path of a file in it")
+    if not file.parent.is_dir():
+        raise StorageError(path, f"its folder {file.parent} does not exist; make it first")
+    if not create and not file.exists():
+        raise NotADurableFile(path, "does not exist; an Engine makes it when it opens it")
+
+
+# ---------------------------------------------------------------------- forks
+
+_opened: list[Database] = []
+
+
+def leak_connections_in_child() -> None:
+    """After a fork, in the child: keep the parent's connections from ever being closed here.
+
+    Closing an inherited connection may take the parent's write-ahead log away
+    (https://www.sqlite.org/howtocorrupt.html, 2.6), also when the interpreter ends.
+    """
+    import ctypes  # noqa: PLC0415 - only a child that inherited an open file needs it
+
+    for database in _opened:
+        for connection in [database._writer, *database._readers]:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+    _opened.clear()

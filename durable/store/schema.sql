@@ -1,0 +1,142 @@
+-- The tables of durable. Moments are seconds since 1970 UTC, spans are seconds, values are JSON text.
+-- Other tables in the file belong to the user.
+
+-- A run of a workflow. `seq` is the order of creation and never used again.
+CREATE TABLE durable_workflow (
+    seq          INTEGER PRIMARY KEY AUTOINCREMENT,
+    id           TEXT NOT NULL UNIQUE CHECK (id <> ''),
+    name         TEXT NOT NULL CHECK (name <> ''),
+    status       TEXT NOT NULL CHECK (status IN
+                     ('DELAYED', 'ENQUEUED', 'PENDING', 'SUCCESS', 'ERROR', 'CANCELLED', 'DEAD')),
+    input        TEXT NOT NULL,              -- [args, kwargs], and for a method what it is bound to
+    result       TEXT,
+    error        TEXT,
+    reason       TEXT,                       -- why it was stopped, or why it does not go on
+    epoch        INTEGER NOT NULL DEFAULT 1, -- grows when it is taken up; a write of an earlier one is refused
+    holder       INTEGER,                    -- the durable_session that runs it
+    recoveries   INTEGER NOT NULL DEFAULT 0, -- deaths in a row with no checkpoint in between
+    progress     INTEGER NOT NULL DEFAULT 0, -- recorded steps when it was last taken up
+    waits_for    TEXT,                       -- the key that it waits for, once it has waited a while
+    wake_at      REAL,                       -- until when it sleeps, or waits at the longest
+    created_at   REAL NOT NULL,
+    started_at   REAL,
+    finished_at  REAL,
+    timeout      REAL CHECK (timeout >= 0),
+    deadline_at  REAL,
+    parent_id    TEXT,
+    cancelled_by TEXT,                       -- the ancestor whose cancel reached it
+    seed         TEXT NOT NULL,              -- of random() and uuid4(): the id, or that of the run it was forked from
+    version      TEXT,
+    tags         TEXT NOT NULL DEFAULT '[]',
+    queue        TEXT,
+    priority     INTEGER NOT NULL DEFAULT 0,
+    dedup        TEXT,
+    partition    TEXT,
+    delay_until  REAL,
+    CHECK ((status IN ('SUCCESS', 'ERROR', 'CANCELLED', 'DEAD')) = (finished_at IS NOT NULL)),
+    CHECK ((status = 'SUCCESS') = (result IS NOT NULL)),
+    CHECK ((status = 'ERROR') = (error IS NOT NULL)),
+    CHECK (status NOT IN ('DELAYED', 'ENQUEUED') OR queue IS NOT NULL)
+) STRICT;
+
+-- serves workflows.unfinished (recovery)
+CREATE INDEX durable_workflow_unfinished ON durable_workflow (seq) WHERE status = 'PENDING';
+-- serves workflows.family (cancel and resume with children)
+CREATE INDEX durable_workflow_parent ON durable_workflow (parent_id) WHERE parent_id IS NOT NULL;
+
+-- A checkpoint. `outcome` is null while it is undecided: a wait with a deadline, or a step to be retried.
+CREATE TABLE durable_step (
+    workflow    INTEGER NOT NULL,
+    lane        TEXT NOT NULL,               -- '' for the workflow itself, '4' for what step 4 runs beside it
+    number      INTEGER NOT NULL CHECK (number > 0),
+    name        TEXT NOT NULL,
+    outcome     TEXT CHECK (outcome IN ('value', 'error', 'timeout')),
+    value       TEXT,
+    attempt     INTEGER NOT NULL DEFAULT 1,
+    until_at    REAL,
+    started_at  REAL NOT NULL,
+    finished_at REAL,
+    PRIMARY KEY (workflow, lane, number),
+    CHECK ((outcome IN ('value', 'error')) = (outcome IS NOT NULL AND value IS NOT NULL)),
+    CHECK ((outcome IS NULL) = (finished_at IS NULL))
+) STRICT, WITHOUT ROWID;
+
+-- A message to a workflow; `taken_by` is the step that received it. No topic (null) is a topic of its own.
+CREATE TABLE durable_message (
+    seq             INTEGER PRIMARY KEY AUTOINCREMENT,
+    workflow        INTEGER NOT NULL,
+    topic           TEXT,
+    value           TEXT NOT NULL,
+    sender          TEXT,                    -- the id of the workflow that sent it
+    idempotency_key TEXT,
+    sent_at         REAL NOT NULL,
+    taken_lane      TEXT,
+    taken_by        INTEGER,
+    CHECK ((taken_lane IS NULL) = (taken_by IS NULL))
+) STRICT;
+
+-- serves messages.take (the first message of a topic) and messages.copy (those of one workflow)
+CREATE INDEX durable_message_topic ON durable_message (workflow, topic, taken_by, seq);
+-- refuses the second message with one idempotency key
+CREATE UNIQUE INDEX durable_message_once ON durable_message (workflow, idempotency_key)
+    WHERE idempotency_key IS NOT NULL;
+
+-- Every value that an event ever had, and the step that set it; the last one counts.
+CREATE TABLE durable_event (
+    workflow INTEGER NOT NULL,
+    key      TEXT NOT NULL,
+    seq      INTEGER NOT NULL,
+    lane     TEXT NOT NULL,
+    number   INTEGER NOT NULL,
+    value    TEXT NOT NULL,
+    set_at   REAL NOT NULL,
+    PRIMARY KEY (workflow, key, seq)
+) STRICT, WITHOUT ROWID;
+
+-- A value of a stream; a null value closes it.
+CREATE TABLE durable_stream (
+    workflow   INTEGER NOT NULL,
+    key        TEXT NOT NULL,
+    position   INTEGER NOT NULL CHECK (position >= 0),
+    lane       TEXT NOT NULL,
+    number     INTEGER NOT NULL,
+    attempt    INTEGER NOT NULL DEFAULT 1,
+    value      TEXT,
+    written_at REAL NOT NULL,
+    PRIMARY KEY (workflow, key, position)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE durable_queue (
+    name        TEXT PRIMARY KEY CHECK (name <> ''),
+    concurrency INTEGER CHECK (concurrency > 0),
+    rate_limit  INTEGER CHECK (rate_limit > 0),
+    rate_per    REAL CHECK (rate_per > 0),
+    priority    INTEGER NOT NULL DEFAULT 0 CHECK (priority IN (0, 1)),
+    partitioned INTEGER NOT NULL DEFAULT 0 CHECK (partitioned IN (0, 1)),
+    CHECK ((rate_limit IS NULL) = (rate_per IS NULL))
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE durable_schedule (
+    name     TEXT PRIMARY KEY CHECK (name <> ''),
+    workflow TEXT NOT NULL,
+    cron     TEXT NOT NULL,
+    tz       TEXT NOT NULL,
+    missed   TEXT NOT NULL CHECK (missed IN ('skip', 'latest', 'all')),
+    paused   INTEGER NOT NULL DEFAULT 0 CHECK (paused IN (0, 1)),
+    last_at  REAL
+) STRICT, WITHOUT ROWID;
+
+-- An engine that opened the file; `closed_at` is null while it runs and for good if it died.
+CREATE TABLE durable_session (
+    seq       INTEGER PRIMARY KEY AUTOINCREMENT,
+    pid       INTEGER NOT NULL,
+    version   TEXT,
+    opened_at REAL NOT NULL,
+    closed_at REAL
+) STRICT;
+
+-- A key that another process touched, for the engine's watcher.
+CREATE TABLE durable_signal (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    key TEXT NOT NULL UNIQUE
+) STRICT;

@@ -1,0 +1,161 @@
+"""The checkpoints of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from durable.store.database import Tx
+from durable.store.workflows import RunIsOver
+
+VALUE, ERROR, TIMEOUT = "value", "error", "timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a step stands in its run: a lane (``''`` is the workflow itself) and a number from 1."""
+
+    lane: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.lane}.{self.number}" if self.lane else str(self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a step ended: one of VALUE, ERROR and TIMEOUT, with the recorded text of the first two."""
+
+    kind: str
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A recorded step; without an `outcome` it is undecided."""
+
+    name: str
+    outcome: Outcome | None
+    attempt: int
+    until_at: float | None
+    started_at: float
+
+
+def load(tx: Tx, workflow: int) -> dict[Place, Record]:
+    """All that the run has recorded."""
+    rows = tx.execute(
+        """
+        SELECT lane, number, name, outcome, value, attempt, until_at, started_at
+          FROM durable_step
+         WHERE workflow = :workflow
+        """,
+        {"workflow": workflow},
+    )
+    return {Place(row["lane"], row["number"]): _record(row) for row in rows}
+
+
+def decide(
+    tx: Tx,
+    run: tuple[int, int],
+    place: Place,
+    name: str,
+    outcome: Outcome,
+    *,
+    started_at: float,
+    now: float,
+    attempt: int = 1,
+) -> None:
+    """Record an outcome for good; RunIsOver if the run (its seq and epoch) is not the present one.
+
+    A run that was cancelled may still record a step that it has finished: nothing is done twice
+    when it is resumed.
+    """
+    values = {
+        "seq": run[0],
+        "epoch": run[1],
+        "lane": place.lane,
+        "number": place.number,
+        "name": name,
+        "outcome": outcome.kind,
+        "value": outcome.text,
+        "attempt": attempt,
+        "started_at": started_at,
+        "now": now,
+    }
+    cursor = tx.execute(
+        """
+        INSERT INTO durable_step
+               (workflow, lane, number, name, outcome, value, attempt, started_at, finished_at)
+        SELECT seq, :lane, :number, :name, :outcome, :value, :attempt, :started_at, :now
+          FROM durable_workflow
+         WHERE seq = :seq AND epoch = :epoch
+            ON CONFLICT (workflow, lane, number) DO UPDATE
+           SET outcome = excluded.outcome, value = excluded.value, attempt = excluded.attempt,
+               until_at = NULL, finished_at = excluded.finished_at
+         WHERE outcome IS NULL
+        """,
+        values,
+    )
+    if cursor.rowcount != 1:
+        raise RunIsOver
+
+
+def postpone(
+    tx: Tx,
+    run: tuple[int, int],
+    place: Place,
+    name: str,
+    *,
+    until_at: float,
+    started_at: float,
+    attempt: int = 1,
+    error: str | None = None,
+) -> None:
+    """Record that the step is undecided until a moment: its wait ends, or it is tried again, then."""
+    cursor = tx.execute(
+        """
+        INSERT INTO durable_step
+               (workflow, lane, number, name, value, attempt, until_at, started_at)
+        SELECT seq, :lane, :number, :name, :error, :attempt, :until_at, :started_at
+          FROM durable_workflow
+         WHERE seq = :seq AND epoch = :epoch
+            ON CONFLICT (workflow, lane, number) DO UPDATE
+           SET value = excluded.value, attempt = excluded.attempt, until_at = excluded.until_at
+         WHERE outcome IS NULL
+        """,
+        {
+            "seq": run[0],
+            "epoch": run[1],
+            "lane": place.lane,
+            "number": place.number,
+            "name": name,
+            "error": error,
+            "attempt": attempt,
+            "until_at": until_at,
+            "started_at": started_at,
+        },
+    )
+    if cursor.rowcount != 1:
+        raise RunIsOver
+
+
+def copy(tx: Tx, source: int, target: int, before: int) -> None:
+    """Give a fork the steps before number `before`, with the lanes that they opened."""
+    tx.execute(
+        """
+        INSERT INTO durable_step
+               (workflow, lane, number, name, outcome, value, attempt, until_at, started_at,
+                finished_at)
+        SELECT :target, lane, number, name, outcome, value, attempt, until_at, started_at,
+               finished_at
+          FROM durable_step
+         WHERE workflow = :source
+           AND CAST(iif(lane = '', number, lane) AS INTEGER) < :before
+        """,
+        {"source": source, "target": target, "before": before},
+    )
+
+
+def _record(row: Any) -> Record:
+    outcome = None if row["outcome"] is None else Outcome(row["outcome"], row["value"])
+    return Record(row["name"], outcome, row["attempt"], row["until_at"], row["started_at"])

@@ -1,0 +1,435 @@
+"""The runs of workflows: how one begins, is taken up, waits, ends, and goes on again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from durable.codec import decode_error
+from durable.errors import NonDeterminism, WorkflowConflict, WorkflowNotFound
+from durable.records import Status
+from durable.store.database import Tx
+
+# In `waits_for`: the run waits for the first of several keys.
+ANY_KEY = "any"
+
+
+class RunIsOver(Exception):
+    """The run that wants to write is not the present one, or has ended: nothing was written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewWorkflow:
+    """What `insert` needs to know of a run."""
+
+    id: str
+    name: str
+    input: str
+    timeout: float | None = None
+    parent_id: str | None = None
+    version: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What the engine needs to know of a run that the file has."""
+
+    seq: int
+    id: str
+    name: str
+    status: Status
+    input: str
+    epoch: int
+    holder: int | None
+    recoveries: int
+    progress: int
+    waits_for: str | None
+    wake_at: float | None
+    deadline_at: float | None
+    seed: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a run ended, as recorded texts."""
+
+    status: Status
+    result: str | None
+    error: str | None
+    reason: str | None
+    recoveries: int
+
+
+def key(seq: int) -> str:
+    """What those who wait for the end of a run wait for."""
+    return f"workflow/{seq}"
+
+
+def cancel_key(workflow_id: str) -> str:
+    """Tells the engine that runs a workflow to stop it."""
+    return f"cancel/{workflow_id}"
+
+
+def start_key(workflow_id: str) -> str:
+    """Tells the engine that a workflow wants to be taken up."""
+    return f"start/{workflow_id}"
+
+
+# ---------------------------------------------------------------------- beginning
+
+
+def insert(tx: Tx, new: NewWorkflow, *, holder: int | None, now: float) -> int | None:
+    """The number of the new run; None if the id exists already, and nothing was written."""
+    cursor = tx.execute(
+        """
+        INSERT INTO durable_workflow
+               (id, name, status, input, holder, created_at, started_at,
+                timeout, deadline_at, parent_id, seed, version, tags)
+        VALUES (:id, :name, 'PENDING', :input, :holder, :now, :now,
+                :timeout, :now + :timeout, :parent_id, :id, :version, :tags)
+            ON CONFLICT (id) DO NOTHING
+        """,
+        {
+            "id": new.id,
+            "name": new.name,
+            "input": new.input,
+            "holder": holder,
+            "now": now,
+            "timeout": new.timeout,
+            "parent_id": new.parent_id,
+            "version": new.version,
+            "tags": json.dumps(new.tags) if new.tags else "[]",
+        },
+    )
+    return cursor.lastrowid if cursor.rowcount else None
+
+
+# ---------------------------------------------------------------------- looking
+
+
+def find(tx: Tx, workflow_id: str) -> State:
+    """The run with that id; WorkflowNotFound if there is none."""
+    row = tx.row("SELECT * FROM durable_workflow WHERE id = :id", {"id": workflow_id})
+    if row is None:
+        raise WorkflowNotFound(workflow_id)
+    return _state(row)
+
+
+def unfinished(tx: Tx, *, after: int, limit: int) -> list[State]:
+    """The runs to be recovered, in the order of their creation, from `after` on."""
+    rows = tx.rows(
+        """
+        SELECT *
+          FROM durable_workflow
+         WHERE status = 'PENDING' AND seq > :after
+         ORDER BY seq
+         LIMIT :limit
+        """,
+        {"after": after, "limit": limit},
+    )
+    return [_state(row) for row in rows]
+
+
+def ending(tx: Tx, seq: int) -> Ending | None:
+    """How the run ended; None while it has not."""
+    row = tx.row(
+        """
+        SELECT status, result, error, reason, recoveries
+          FROM durable_workflow
+         WHERE seq = :seq AND finished_at IS NOT NULL
+        """,
+        {"seq": seq},
+    )
+    return None if row is None else Ending(**{**row_values(row), "status": Status(row["status"])})
+
+
+def is_current(tx: Tx, seq: int, epoch: int) -> bool:
+    """Whether the run is unfinished, and has not been taken up again since."""
+    row = tx.row(
+        "SELECT 1 FROM durable_workflow WHERE seq = :seq AND epoch = :epoch AND status = 'PENDING'",
+        {"seq": seq, "epoch": epoch},
+    )
+    return row is not None
+
+
+def guard(tx: Tx, seq: int, epoch: int) -> None:
+    """Raise RunIsOver unless `is_current`: the run may not have any further effect."""
+    if not is_current(tx, seq, epoch):
+        raise RunIsOver
+
+
+# ---------------------------------------------------------------------- running
+
+
+def take_up(
+    tx: Tx, state: State, *, holder: int, recoveries: int, progress: int, now: float
+) -> int | None:
+    """The epoch of the run that begins; None if another thread took it up, or it ended."""
+    row = tx.row(
+        """
+        UPDATE durable_workflow
+           SET holder = :holder, epoch = epoch + 1, recoveries = :recoveries,
+               progress = :progress, reason = NULL, waits_for = NULL,
+               wake_at = iif(wake_at > :now, wake_at, NULL),
+               started_at = coalesce(started_at, :now),
+               deadline_at = coalesce(deadline_at, :now + timeout)
+         WHERE seq = :seq AND epoch = :epoch AND status = 'PENDING'
+        RETURNING epoch
+        """,
+        {
+            "seq": state.seq,
+            "epoch": state.epoch,
+            "holder": holder,
+            "recoveries": recoveries,
+            "progress": progress,
+            "now": now,
+        },
+    )
+    return None if row is None else int(row["epoch"])
+
+
+def give_up(tx: Tx, state: State, *, reason: str, recoveries: int, now: float) -> None:
+    """The run is DEAD."""
+    tx.execute(
+        """
+        UPDATE durable_workflow
+           SET status = 'DEAD', reason = :reason, recoveries = :recoveries,
+               finished_at = :now, holder = NULL, epoch = epoch + 1
+         WHERE seq = :seq AND epoch = :epoch AND status = 'PENDING'
+        """,
+        {
+            "seq": state.seq,
+            "epoch": state.epoch,
+            "reason": reason,
+            "recoveries": recoveries,
+            "now": now,
+        },
+    )
+    tx.touch(key(state.seq))
+
+
+def set_waiting(
+    tx: Tx, seq: int, epoch: int, *, waits_for: str | None, wake_at: float | None
+) -> None:
+    """The run waits for a key, or until a moment; with None for both it does not wait any more."""
+    tx.execute(
+        """
+        UPDATE durable_workflow
+           SET waits_for = :waits_for, wake_at = :wake_at
+         WHERE seq = :seq AND epoch = :epoch
+        """,
+        {"seq": seq, "epoch": epoch, "waits_for": waits_for, "wake_at": wake_at},
+    )
+
+
+def set_reason(tx: Tx, seq: int, epoch: int, reason: str) -> None:
+    """Say why an unfinished run does not go on."""
+    tx.execute(
+        """
+        UPDATE durable_workflow
+           SET reason = :reason, holder = NULL
+         WHERE seq = :seq AND epoch = :epoch AND status = 'PENDING'
+        """,
+        {"seq": seq, "epoch": epoch, "reason": reason},
+    )
+
+
+def release(tx: Tx, seq: int, epoch: int, reason: str | None) -> None:
+    """The run is in nobody's hands, although its process lives."""
+    tx.execute(
+        """
+        UPDATE durable_workflow
+           SET holder = NULL, reason = :reason
+         WHERE seq = :seq AND epoch = :epoch AND status = 'PENDING'
+        """,
+        {"seq": seq, "epoch": epoch, "reason": reason},
+    )
+
+
+def release_all(tx: Tx, holder: int) -> None:
+    """The engine closes: none of its runs counts as one that died with it."""
+    tx.execute(
+        "UPDATE durable_workflow SET holder = NULL WHERE status = 'PENDING' AND holder = :holder",
+        {"holder": holder},
+    )
+
+
+# ---------------------------------------------------------------------- ending
+
+
+def finish(
+    tx: Tx, seq: int, epoch: int, *, result: str | None, error: str | None, now: float
+) -> bool:
+    """Record the outcome, and say whether it counts: a run ends once, and only the present one."""
+    cursor = tx.execute(
+        """
+        UPDATE durable_workflow
+           SET status = iif(:error IS NULL, 'SUCCESS', 'ERROR'), result = :result, error = :error,
+               finished_at = :now, holder = NULL, waits_for = NULL, wake_at = NULL, reason = NULL
+         WHERE seq = :seq AND epoch = :epoch AND status = 'PENDING'
+        """,
+        {"seq": seq, "epoch": epoch, "result": result, "error": error, "now": now},
+    )
+    if cursor.rowcount:
+        tx.touch(key(seq))
+    return cursor.rowcount == 1
+
+
+def family(tx: Tx, workflow_id: str) -> list[State]:
+    """The run with that id and all that descend from it, parents first."""
+    rows = tx.rows(
+        """
+        WITH RECURSIVE family (id, depth) AS (
+            SELECT :id, 0
+             UNION
+            SELECT child.id, family.depth + 1
+              FROM family JOIN durable_workflow AS child ON child.parent_id = family.id
+        )
+        SELECT durable_workflow.*
+          FROM family CROSS JOIN durable_workflow ON durable_workflow.id = family.id
+         ORDER BY family.depth, seq
+        """,
+        {"id": workflow_id},
+    )
+    return [_state(row) for row in rows]
+
+
+def cancel(tx: Tx, workflow_id: str, *, children: bool, reason: str, now: float) -> Status | None:
+    """Cancel the run, and all that descend from it; None if it did, else how it had ended.
+
+    A finished run is left as it is, and its descendants too.
+    """
+    state = find(tx, workflow_id)
+    if state.status.finished:
+        return state.status
+    for each in family(tx, workflow_id) if children else [state]:
+        if not each.status.finished:
+            own = each.seq == state.seq
+            _cancel_one(
+                tx,
+                each,
+                reason=reason if own else f"its ancestor {workflow_id!r} was stopped: {reason}",
+                cancelled_by=None if own else workflow_id,
+                now=now,
+            )
+    return None
+
+
+def _cancel_one(tx: Tx, state: State, *, reason: str, cancelled_by: str | None, now: float) -> None:
+    tx.execute(
+        """
+        UPDATE durable_workflow
+           SET status = 'CANCELLED', reason = :reason, cancelled_by = :cancelled_by,
+               finished_at = :now, holder = NULL
+         WHERE seq = :seq
+        """,
+        {"seq": state.seq, "reason": reason, "cancelled_by": cancelled_by, "now": now},
+    )
+    tx.touch(key(state.seq))
+    tx.touch(cancel_key(state.id))
+
+
+def resume(tx: Tx, workflow_id: str, *, now: float) -> None:
+    """Make a stopped run unfinished again, with what its cancel took along.
+
+    Its recorded steps stay; its deadline, if it had one, begins anew.
+    """
+    state = find(tx, workflow_id)
+    if not _may_resume(tx, state):
+        raise WorkflowConflict(
+            workflow_id,
+            f"ended as {state.status}; only what was cancelled, is dead or ended in "
+            "NonDeterminism can be resumed, and fork() begins a copy of any other",
+        )
+    _resume_one(tx, state, now)
+    for each in family(tx, workflow_id):
+        if each.status is Status.CANCELLED and _cancelled_by(tx, each.seq) == workflow_id:
+            _resume_one(tx, each, now)
+
+
+def _may_resume(tx: Tx, state: State) -> bool:
+    if state.status in (Status.CANCELLED, Status.DEAD):
+        return True
+    end = ending(tx, state.seq)
+    if end is None or end.error is None:
+        return False
+    return isinstance(decode_error(end.error), NonDeterminism)
+
+
+def _cancelled_by(tx: Tx, seq: int) -> str | None:
+    row = tx.row("SELECT cancelled_by FROM durable_workflow WHERE seq = :seq", {"seq": seq})
+    return None if row is None else row["cancelled_by"]
+
+
+def _resume_one(tx: Tx, state: State, now: float) -> None:
+    tx.execute(
+        """
+        UPDATE durable_workflow
+           SET status = 'PENDING', epoch = epoch + 1, holder = NULL, recoveries = 0,
+               result = NULL, error = NULL, reason = NULL, cancelled_by = NULL,
+               finished_at = NULL, waits_for = NULL, wake_at = NULL, deadline_at = :now + timeout
+         WHERE seq = :seq
+        """,
+        {"seq": state.seq, "now": now},
+    )
+    tx.touch(start_key(state.id))
+
+
+def fork(tx: Tx, original: State, new_id: str, *, now: float) -> int:
+    """The number of a copy of the run that has recorded nothing; WorkflowConflict if the id exists."""
+    cursor = tx.execute(
+        """
+        INSERT INTO durable_workflow
+               (id, name, status, input, created_at, timeout, seed, version, tags)
+        SELECT :id, name, 'PENDING', input, :now, timeout, seed, version, tags
+          FROM durable_workflow
+         WHERE seq = :seq
+            ON CONFLICT (id) DO NOTHING
+        """,
+        {"id": new_id, "now": now, "seq": original.seq},
+    )
+    if not cursor.rowcount or cursor.lastrowid is None:
+        raise WorkflowConflict(new_id, "exists already; a fork needs an id of its own")
+    tx.touch(start_key(new_id))
+    return cursor.lastrowid
+
+
+# ---------------------------------------------------------------------- sessions
+
+
+def open_session(tx: Tx, *, pid: int, version: str | None, now: float) -> int:
+    """The number of the engine that opens the file."""
+    cursor = tx.execute(
+        """
+        INSERT INTO durable_session (pid, version, opened_at) VALUES (:pid, :version, :now)
+        """,
+        {"pid": pid, "version": version, "now": now},
+    )
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
+
+
+def close_session(tx: Tx, session: int, *, now: float) -> None:
+    """The engine closes the file, and holds no run any more."""
+    release_all(tx, session)
+    tx.execute(
+        "UPDATE durable_session SET closed_at = :now WHERE seq = :session",
+        {"session": session, "now": now},
+    )
+
+
+def row_values(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of a row by name."""
+    return {name: row[name] for name in row.keys()}  # noqa: SIM118 - a Row iterates its values
+
+
+_STATE_FIELDS = tuple(State.__dataclass_fields__)
+
+
+def _state(row: Any) -> State:
+    values = {name: row[name] for name in _STATE_FIELDS}
+    values["status"] = Status(values["status"])
+    return State(**values)
