@@ -1,4 +1,4 @@
-"""Time: what a span and a moment are, and the one interface through which durable tells time, waits and starts threads.
+"""Time: spans, moments, and the one interface that tells time, waits and starts threads.
 
 Inside durable a span is a ``float`` of seconds and a moment a ``float`` of seconds since 1970 UTC.
 """

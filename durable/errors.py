@@ -1,28 +1,28 @@
 """Every error of durable, in one tree.
 
     DurableError
-    ├── InvalidArgument          (also ValueError)   an id, a span, a moment or a function that cannot be used
-    ├── DuplicateName                                 two different functions declared under one name
-    ├── SerializationError       (also TypeError)    a value that would not come back as it was
-    ├── RemoteError                                   stands for a recorded exception whose class is gone
-    ├── WaitTimeout              (also TimeoutError) nothing came within the time given
-    ├── EventNotSet                                   the workflow ended without setting the event
-    ├── WorkflowNotFound         (also LookupError)  no workflow has this id
-    ├── WorkflowCancelled                             the workflow was cancelled, or its deadline passed
-    ├── WorkflowConflict                              the id belongs to another workflow, or is in no state for this
-    ├── WorkflowDead                                  the workflow brought its process down too often
-    ├── NonDeterminism                                the code asks for another step than the recorded one
-    ├── NotInWorkflow                                 called outside a workflow
-    ├── NotAllowedHere                                called inside a step, or on a thread that is not the workflow's
-    ├── NoEngine                                      there is no open engine
-    ├── EngineClosed                                  the engine is closed, or belongs to the parent process
-    ├── AlreadyRunning                                another engine owns the file
-    └── StorageError                                  the file cannot be used
-        ├── NotADurableFile                           not a file that durable made
-        ├── NewerSchema                               made by a newer durable
-        ├── CorruptFile                               damaged
-        ├── ReadOnlyFile                              may not be written
-        └── StorageFull                               no space left
+    ├── InvalidArgument         (also ValueError)  an id, span, moment or function of no use
+    ├── DuplicateName           two different functions declared under one name
+    ├── SerializationError      (also TypeError)  a value that would not come back as it was
+    ├── RemoteError             stands for a recorded exception whose class is gone
+    ├── WaitTimeout             (also TimeoutError)  nothing came within the time given
+    ├── EventNotSet             the workflow ended without setting the event
+    ├── WorkflowNotFound        (also LookupError)  no workflow has this id
+    ├── WorkflowCancelled       the workflow was cancelled, or its deadline passed
+    ├── WorkflowConflict        another workflow has the id, or its state forbids this
+    ├── WorkflowDead            the workflow brought its process down too often
+    ├── NonDeterminism          the code asks for another step than the recorded one
+    ├── NotInWorkflow           called outside a workflow
+    ├── NotAllowedHere          called in a step, or on a thread that is not the workflow's
+    ├── NoEngine                there is no open engine
+    ├── EngineClosed            the engine is closed, or belongs to the parent process
+    ├── AlreadyRunning          another engine owns the file
+    └── StorageError            the file cannot be used
+        ├── NotADurableFile     not a file that durable made
+        ├── NewerSchema         made by a newer durable
+        ├── CorruptFile         damaged
+        ├── ReadOnlyFile        may not be written
+        └── StorageFull         no space left
 
 Each error keeps its facts as attributes and writes its sentence in ``__str__``.
 """

@@ -1,7 +1,8 @@
-"""The names that the file keeps for functions and classes: ``module:qualname``, and the way back."""
+"""The names that the file keeps for functions and classes, ``module:qualname``, and back."""
 
 from __future__ import annotations
 
+import functools
 import sys
 from pathlib import PurePath
 from types import ModuleType
@@ -26,6 +27,15 @@ def module_name(module: str) -> str:
 def qualified_name(thing: Any) -> str:
     """``module:qualname`` of a function or class."""
     return f"{module_name(thing.__module__)}:{thing.__qualname__}"
+
+
+def callable_name(fn: Any) -> str:
+    """The name of anything callable: of what a partial calls, or of the class of an object."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    if not hasattr(fn, "__qualname__") or not isinstance(getattr(fn, "__module__", None), str):
+        fn = type(fn)
+    return qualified_name(fn)
 
 
 def find_class(name: str) -> type | None:

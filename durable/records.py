@@ -1,4 +1,4 @@
-"""What durable tells about workflows and steps: frozen records, with moments as aware ``datetime`` in UTC."""
+"""What durable tells about workflows and steps: frozen records, moments as ``datetime`` in UTC."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _FINISHED = frozenset({Status.SUCCESS, Status.ERROR, Status.CANCELLED, Status.DE
 class Workflow:
     """One run of a workflow, as the file has it.
 
-    `args`, `kwargs` and `result` that this program cannot rebuild are `Opaque`: their recorded text.
+    What this program cannot rebuild of `args`, `kwargs` and `result` is `Opaque`: its text.
     """
 
     id: str
@@ -78,7 +78,7 @@ class Step:
     name: str
     """``module:qualname`` of the function, or ``durable.recv:topic`` and the like."""
     outcome: str | None
-    """``value``, ``error``, ``timeout``, or None while it is undecided (waiting, or to be retried)."""
+    """``value``, ``error``, ``timeout``, or None while undecided (waiting, or to be retried)."""
     value: Any
     error: BaseException | None
     attempt: int

@@ -36,7 +36,9 @@ class Retry:
 
     def __post_init__(self) -> None:
         if not isinstance(self.attempts, int) or self.attempts < 1:
-            raise InvalidArgument(f"Retry.attempts counts all tries: 1 or more, not {self.attempts!r}")
+            raise InvalidArgument(
+                f"Retry.attempts counts all tries: 1 or more, not {self.attempts!r}"
+            )
         seconds(self.delay, "Retry.delay")
         seconds(self.max_delay, "Retry.max_delay")
         seconds(self.backoff, "Retry.backoff")

@@ -1,19 +1,19 @@
 """The checkpoint: was it recorded? Then that; otherwise do it, and record it in one write.
 
-Every durable call is a generator (a *flow*) that yields what it wants done: `Write`, `Wait`, `Call`.
-So it is written once; `drive` does what it asks for on the thread that calls it, and a driver for
-coroutines would await the same.
+Every durable call is a generator (a *flow*) that yields what it wants done: `Write`, `Read`, `Wait`
+or `Call`. `drive` does it on the thread that calls; a driver for coroutines would await the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from durable.codec import Codec, decode_error, encode_error
 from durable.errors import DurableError, EngineClosed, StorageError
 from durable.runtime.context import Scope, StepCall, enter_step
+from durable.runtime.runs import Stopped
 from durable.runtime.waiting import Listener
 from durable.store import steps, workflows
 from durable.store.database import Tx
@@ -47,15 +47,31 @@ class Write(Generic[T]):
         self.fn = fn
 
     def perform(self, scope: Scope) -> T:
-        """What `fn` returned; Stopped where the run may not write any more, or the file cannot be."""
+        """What `fn` returned; Stopped where the run, or anybody, cannot write any more."""
         try:
             return scope.host.database.write(self.label, self.fn)
         except RunIsOver:
             scope.run.stop()
         except (StorageError, EngineClosed) as error:
             scope.run.stop(error)
-        scope.run.check()
-        raise AssertionError("unreachable")  # pragma: no cover
+        raise Stopped(scope.run.id)
+
+
+class Read(Generic[T]):
+    """Look at the file."""
+
+    __slots__ = ("fn",)
+
+    def __init__(self, fn: Callable[[Tx], T]) -> None:
+        self.fn = fn
+
+    def perform(self, scope: Scope) -> T:
+        """What `fn` returned; Stopped where the file cannot be read."""
+        try:
+            return scope.host.database.read(self.fn)
+        except (StorageError, EngineClosed) as error:
+            scope.run.stop(error)
+        raise Stopped(scope.run.id)
 
 
 class Wait:
@@ -127,9 +143,7 @@ def error_outcome(error: BaseException) -> Outcome:
 # ---------------------------------------------------------------------- the algorithm
 
 
-def effect(
-    scope: Scope, name: str, work: Callable[[Tx, Place], object]
-) -> Flow[Outcome]:
+def effect(scope: Scope, name: str, work: Callable[[Tx, Place], object]) -> Flow[Outcome]:
     """A step whose work is itself a write: the work and its checkpoint share one commit.
 
     A `DurableError` of the work (no such workflow) is recorded as the outcome.
@@ -150,26 +164,32 @@ def effect(
         steps.decide(tx, scope.run.key, place, name, outcome, started_at=now, now=now)
         return outcome
 
-    return (yield Write(name, write))
+    outcome: Outcome = yield Write(name, write)
+    return outcome
+
+
+class Subject(NamedTuple):
+    """What is waited for: `find` looks for it, and the keys are notified when it may be there."""
+
+    keys: tuple[str, ...]
+    find: Callable[[Tx, Place], Outcome | None]
 
 
 def awaited(
-    scope: Scope,
-    name: str,
-    keys: Sequence[str],
-    find: Callable[[Tx, Place], Outcome | None],
-    timeout: float | None,
+    scope: Scope, name: str, subject: Subject | Callable[[Tx], Subject], timeout: float | None
 ) -> Flow[Outcome]:
-    """Wait for what `find` finds, and record it in the commit that takes it.
+    """Wait for the subject, and record it in the commit that takes it.
 
-    `keys` are notified when there may be something to find. The deadline is recorded when the wait
-    begins; TIMEOUT is an outcome like any other, so a replay times out again.
+    The deadline is recorded when the wait begins; TIMEOUT is an outcome like any other, so a replay
+    times out again. A function tells the subject where that needs a look at the file.
     """
     place, record = scope.next(name)
     if record is not None and record.outcome is not None:
         return record.outcome
     host, run = scope.host, scope.run
+    keys, find = subject if isinstance(subject, Subject) else (yield Read(subject))
     started_at = host.clock.now() if record is None else record.started_at
+    found: Outcome | None
     deadline = None if timeout is None else started_at + timeout
     if record is not None:
         deadline = record.until_at
@@ -187,9 +207,7 @@ def awaited(
                 workflows.set_waiting(tx, *run.key, waits_for=None, wake_at=None)
         elif note:
             if deadline is not None:
-                steps.postpone(
-                    tx, run.key, place, name, until_at=deadline, started_at=started_at
-                )
+                steps.postpone(tx, run.key, place, name, until_at=deadline, started_at=started_at)
             waits_for = keys[0] if len(keys) == 1 else workflows.ANY_KEY
             workflows.set_waiting(tx, *run.key, waits_for=waits_for, wake_at=deadline)
         return outcome
@@ -198,9 +216,9 @@ def awaited(
         while True:
             now = host.clock.now()
             note = note_at is not None and now >= note_at
-            outcome = yield Write(name, partial(look, now=now, note=note))
-            if outcome is not None:
-                return outcome
+            found = yield Write(name, partial(look, now=now, note=note))
+            if found is not None:
+                return found
             if note:
                 note_at, noted = None, True
             yield Wait(listener, deadline if note_at is None else note_at)
@@ -212,3 +230,9 @@ def pause(scope: Scope, until: float) -> Flow[None]:
     with scope.host.waiting.listen(scope.run.stop_key) as listener:
         while clock.now() < until:
             yield Wait(listener, until)
+
+
+def once(label: str, fn: Callable[[Tx], T]) -> Flow[T]:
+    """A write that is no step: what a step's body does to the file."""
+    result: T = yield Write(label, fn)
+    return result

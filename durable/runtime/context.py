@@ -53,9 +53,7 @@ class Scope:
             if record is None or record.name == name or not record.name.startswith(PATCH):
                 break
         if record is not None and record.name != name:
-            self.run.stop(
-                NonDeterminism(self.run.id, self.run.name, str(place), record.name, name)
-            )
+            self.run.stop(NonDeterminism(self.run.id, self.run.name, str(place), record.name, name))
             self.run.check()
         return place, record
 
@@ -194,5 +192,3 @@ def _foreign_thread(name: str) -> NotAllowedHere:
         "workflow made: what it does there could not be recorded in a fixed order; call it on the "
         "workflow's own thread, or give the work to a step and make the threads in there"
     )
-
-

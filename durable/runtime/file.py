@@ -26,7 +26,7 @@ class File:
     def wait_for(
         self, keys: tuple[str, ...], look: Callable[[Tx], T | None], timeout: float | None
     ) -> T | None:
-        """What `look` finds, as soon as it finds something; None when `timeout` seconds are over."""
+        """What `look` finds, once it finds something; None when `timeout` seconds are over."""
         deadline = None if timeout is None else self.clock.now() + timeout
         with self.waiting.listen(*keys) as listener:
             while True:
@@ -38,5 +38,5 @@ class File:
                 listener.wait(deadline)
 
     def failure_of(self, workflow_id: str) -> BaseException | None:
-        """Why a run of this process stopped without an outcome; an engine knows, a client does not."""
+        """Why a run of this process stopped without an outcome; only an engine knows."""
         return None

@@ -44,10 +44,14 @@ class Host(File):
         """Raise EngineClosed if the engine is closing or closed, or its process was forked."""
         self.database.check_process()
         if self.stopping:
-            raise EngineClosed(
-                f"the engine on {self.database.path} is closed: open it again, "
-                "and what was unfinished goes on"
-            )
+            raise self.closed_error()
+
+    def closed_error(self) -> EngineClosed:
+        """What those get who still want something of a closed engine."""
+        return EngineClosed(
+            f"the engine on {self.database.path} is closed: open it again, "
+            "and what was unfinished goes on"
+        )
 
     def spawn(self, name: str, target: Callable[[], None]) -> None:
         """Run `target` on a thread that `close` waits for; an error in it is logged, not lost."""
@@ -95,7 +99,9 @@ class Host(File):
         """Stop the runs that the file says are over; a later one of the same workflow goes on."""
         for run in self.runs.of(workflow_id):
             try:
-                current = self.database.read(partial(workflows.is_current, seq=run.seq, epoch=run.epoch))
+                current = self.database.read(
+                    partial(workflows.is_current, seq=run.seq, epoch=run.epoch)
+                )
             except DurableError:
                 continue  # its next write is refused all the same
             if not current:

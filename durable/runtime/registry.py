@@ -1,4 +1,4 @@
-"""What the program has declared: workflows and steps by name, and the instances of their methods."""
+"""What the program has declared: workflows and steps by name, and instances by key."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class WorkflowSpec:
 
     name: str
     fn: Callable[..., Any]
-    kind: str  # "function", "class" (a class method) or "instance"
+    kind: str = "function"  # or "class" (a class method) or "instance"
     timeout: float | None = None
     max_recoveries: int = 100
     aliases: tuple[str, ...] = ()
@@ -74,9 +74,12 @@ class Registry:
 
     def add_instance(self, instance: Any) -> None:
         """Make the instance known under its class and its `durable_key`."""
+        key = (qualified_name(type(instance)), durable_key(instance))
         with self._mutex:
-            self._instances[qualified_name(type(instance)), durable_key(instance)] = instance
-        self._tell()
+            known = self._instances.get(key)
+            self._instances[key] = instance
+        if known is not instance:
+            self._tell()
 
     def instance(self, class_name: str, key: str) -> Any | None:
         """The instance known under a class and a key."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from random import Random
 
 from durable.clock import Clock
 from durable.runtime.registry import WorkflowSpec
@@ -33,9 +33,11 @@ class Run:
     seed: str
     seq: int = 0
     epoch: int = 1
+    parent_id: str | None = None
+    timeout: float | None = None
     deadline_at: float | None = None
     records: dict[Place, Record] = field(default_factory=dict)
-    """What was recorded and not yet asked for: while there is something, the run is replaying."""
+    """What was recorded and not yet asked for; the run is replaying while there is any."""
     stopping: bool = False
     failure: BaseException | None = None
     """Why it stopped, where the file does not tell."""
@@ -44,14 +46,14 @@ class Run:
     patches: dict[str, bool] = field(default_factory=dict)
 
     @cached_property
-    def random(self) -> random.Random:
+    def random(self) -> Random:
         """The generator of `durable.random`: the same numbers on every replay."""
-        return random.Random(f"{self.seed} random")
+        return Random(f"{self.seed} random")
 
     @cached_property
-    def random_ids(self) -> random.Random:
+    def random_ids(self) -> Random:
         """The generator of `durable.uuid4`, apart from the other so that neither moves the other."""
-        return random.Random(f"{self.seed} uuid4")
+        return Random(f"{self.seed} uuid4")
 
     @property
     def key(self) -> tuple[int, int]:
@@ -114,6 +116,11 @@ class Runs:
         with self._changed:
             return list(self._active.get(workflow_id, ()))
 
+    def has(self, workflow_id: str) -> bool:
+        """Whether the workflow is running or parked."""
+        with self._changed:
+            return workflow_id in self._active or workflow_id in self._parked
+
     def all(self) -> list[Run]:
         """All that are running or waiting on a thread."""
         with self._changed:
@@ -139,32 +146,27 @@ class Runs:
     @contextmanager
     def busy(self) -> Iterator[None]:
         """While inside, more runs may be about to begin."""
-        self.enter()
+        with self._changed:
+            self._busy += 1
         try:
             yield
         finally:
-            self.leave()
-
-    def enter(self) -> None:
-        """More runs may be about to begin, until `leave`."""
-        with self._changed:
-            self._busy += 1
-
-    def leave(self) -> None:
-        """Undo `enter`."""
-        with self._changed:
-            self._busy -= 1
-            self._changed.notify_all()
+            with self._changed:
+                self._busy -= 1
+                self._changed.notify_all()
 
     def wait_idle(self, deadline: float | None) -> bool:
         """Wait until nothing is running or parked; False if the deadline came first."""
-        return self._wait(
-            lambda: not (self._active or self._parked or self._busy), deadline
-        )
+        return self._wait(lambda: not (self._active or self._parked or self._busy), deadline)
 
-    def wait_stopped(self, deadline: float | None) -> bool:
-        """Wait until nothing is running; False if the deadline came first."""
-        return self._wait(lambda: not (self._active or self._busy), deadline)
+    def wait_stopped(self, patience: float) -> bool:
+        """Wait until nothing is running, as long as one ends every `patience` seconds."""
+        left = None
+        while left != (left := len(self.all())):
+            deadline = self._clock.now() + patience
+            if self._wait(lambda: not (self._active or self._busy), deadline):
+                return True
+        return False
 
     def _wait(self, ready: Callable[[], bool], deadline: float | None) -> bool:
         with self._changed:

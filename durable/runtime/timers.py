@@ -1,4 +1,4 @@
-"""Calls functions at moments: deadlines of workflows, wake-ups of those that sleep without a thread."""
+"""Calls functions at moments: deadlines of workflows, wake-ups of those without a thread."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import heapq
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from durable.clock import Clock, Thread
 
@@ -77,12 +78,15 @@ class Timers:
     def _run(self) -> None:
         while True:
             with self._changed:
-                first = self._heap[0].at if self._heap else None
-                self._clock.wait(self._changed, lambda: self._has_moved(first), first)
+                first = self._first()
+                self._clock.wait(self._changed, partial(self._has_moved, first), first)
                 if self._closed:
                     return
             self.turn(self._clock.now())
 
     def _has_moved(self, first: float | None) -> bool:
         """Whether the first timer is another than at `first`; with the lock held."""
-        return self._closed or (self._heap[0].at if self._heap else None) != first
+        return self._closed or self._first() != first
+
+    def _first(self) -> float | None:
+        return self._heap[0].at if self._heap else None

@@ -1,4 +1,4 @@
-"""Who waits for what: a waiter registers under keys, then looks, then waits; a commit notifies keys.
+"""Who waits for what: a waiter registers under keys, then looks, then waits; commits notify keys.
 
 As it registers before it looks, a change between look and wait is never missed.
 """
@@ -97,9 +97,7 @@ class Listener:
     def wait(self, deadline: float | None) -> bool:
         """Wait for a notification since the last call; False if the deadline came first."""
         with self._condition:
-            notified = self._waiting.clock.wait(
-                self._condition, lambda: self._notified, deadline
-            )
+            notified = self._waiting.clock.wait(self._condition, lambda: self._notified, deadline)
             self._notified = False
         return notified
 

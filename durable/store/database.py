@@ -2,8 +2,8 @@
 
 One connection writes. Calls of `write` that arrive while a commit is being flushed share the next
 one (group commit): the thread that finds the connection free leads, runs every waiting function
-under a savepoint of its own, commits once and wakes the others. A lone caller leads itself, and pays
-no thread switch. Nothing else in durable begins or commits a transaction.
+under a savepoint of its own, commits once and wakes the others. A lone caller leads itself, and
+pays no thread switch. Nothing else in durable begins or commits a transaction.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar, cast
 
@@ -23,6 +24,7 @@ from durable.errors import (
     EngineClosed,
     InvalidArgument,
     NotADurableFile,
+    NotAllowedHere,
     ReadOnlyFile,
     StorageError,
     StorageFull,
@@ -43,9 +45,10 @@ _log = logging.getLogger("durable")
 class Tx:
     """An open transaction, as the functions of the store take it."""
 
-    __slots__ = ("execute", "touched")
+    __slots__ = ("_connection", "execute", "touched")
 
     def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
         self.execute: Callable[..., sqlite3.Cursor] = connection.execute
         self.touched: list[str] = []
 
@@ -60,6 +63,36 @@ class Tx:
     def rows(self, sql: str, values: dict[str, Any]) -> list[sqlite3.Row]:
         """All rows, fetched: an open cursor would hold the write-ahead log."""
         return self.execute(sql, values).fetchall()
+
+    @contextmanager
+    def user_cursor(self, name: str) -> Iterator[sqlite3.Cursor]:
+        """A cursor for the body of transaction `name`, which may do all but end the transaction.
+
+        NotAllowedHere if it tries, or writes to durable's own tables.
+        """
+        refused: list[str] = []
+
+        def authorize(action: int, first: str | None, second: str | None, *_: str | None) -> int:
+            why = _refusal(action, first)
+            if why is None:
+                return sqlite3.SQLITE_OK
+            refused.append(why)
+            return sqlite3.SQLITE_DENY
+
+        cursor = self._connection.cursor()
+        self._connection.set_authorizer(authorize)
+        try:
+            yield cursor
+        except sqlite3.Error as error:
+            if not refused:
+                raise
+            raise NotAllowedHere(
+                f"transaction {name!r} may not {refused[0]}: durable begins and commits it, "
+                "together with its checkpoint"
+            ) from error
+        finally:
+            self._connection.set_authorizer(None)
+            cursor.close()
 
 
 class _Request(Generic[T]):
@@ -85,8 +118,8 @@ class _Request(Generic[T]):
 class Database:
     """The file at `path` (or ``:memory:``), open until `close`.
 
-    `on_commit` is called after each commit with the keys that it touched. With `signals`, those keys
-    are also left in the file for the engine in another process. Every error is a `DurableError`.
+    `on_commit` is called after each commit with the keys that it touched. With `signals`, they are
+    also left in the file for the engine in another process. Every error is a `DurableError`.
     """
 
     def __init__(
@@ -376,7 +409,7 @@ class Database:
         return Watch(self._connect())
 
     def close(self) -> None:
-        """Finish the commit under way, refuse all others and close the file. May be called twice."""
+        """Finish what was accepted, refuse all else, close the file. May be called twice."""
         if os.getpid() != self._pid:
             return
         with self._mutex:
@@ -411,6 +444,22 @@ class Watch:
 
     def _version(self) -> int:
         return cast(int, self._connection.execute("PRAGMA data_version").fetchone()[0])
+
+
+_WRITES = (sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE)
+
+
+def _refusal(action: int, first: str | None) -> str | None:
+    """What the body of a transaction wants to do and may not; None if it may."""
+    if action in (sqlite3.SQLITE_TRANSACTION, sqlite3.SQLITE_SAVEPOINT):
+        return f"call {first}"
+    if action in (sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH):
+        return "attach or detach files"
+    if action == sqlite3.SQLITE_PRAGMA:
+        return f"use PRAGMA {first}"
+    if action in _WRITES and first is not None and first.startswith("durable_"):
+        return f"write to {first}"
+    return None
 
 
 # ---------------------------------------------------------------------- errors

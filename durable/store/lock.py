@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from durable.errors import AlreadyRunning, ReadOnlyFile
@@ -62,14 +63,12 @@ class FileLock:
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is None:
             return
-        try:
+        with suppress(OSError):  # Windows does not remove an open file; what is left is harmless
             self._file.unlink(missing_ok=True)
-        except OSError:  # Windows does not remove an open file; the empty lock file is harmless
-            pass
         os.close(descriptor)
 
     def forget(self) -> None:
-        """In a child process: close the inherited descriptor, so that the lock dies with the parent."""
+        """In a child process: close the inherited descriptor; the lock dies with the parent."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
@@ -84,7 +83,7 @@ class FileLock:
 
     def _is_in_place(self, descriptor: int) -> bool:
         try:
-            return os.path.samestat(os.fstat(descriptor), os.stat(self._file))
+            return os.path.samestat(os.fstat(descriptor), self._file.stat())
         except FileNotFoundError:
             return False
 

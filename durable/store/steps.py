@@ -13,7 +13,7 @@ VALUE, ERROR, TIMEOUT = "value", "error", "timeout"
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a step stands in its run: a lane (``''`` is the workflow itself) and a number from 1."""
+    """Where a step stands in its run: a lane (``''`` is the workflow) and a number from 1."""
 
     lane: str
     number: int
@@ -22,9 +22,13 @@ class Place:
         return f"{self.lane}.{self.number}" if self.lane else str(self.number)
 
 
+NOWHERE = Place("", 0)
+"""Where a caller outside workflows stands."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a step ended: one of VALUE, ERROR and TIMEOUT, with the recorded text of the first two."""
+    """How a step ended: VALUE, ERROR or TIMEOUT, with the recorded text of the first two."""
 
     kind: str
     text: str | None = None
@@ -111,7 +115,7 @@ def postpone(
     attempt: int = 1,
     error: str | None = None,
 ) -> None:
-    """Record that the step is undecided until a moment: its wait ends, or it is tried again, then."""
+    """Record that the step is undecided until a moment: then its wait ends, or it is retried."""
     cursor = tx.execute(
         """
         INSERT INTO durable_step

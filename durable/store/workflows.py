@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,10 @@ class State:
     progress: int
     waits_for: str | None
     wake_at: float | None
+    timeout: float | None
     deadline_at: float | None
+    parent_id: str | None
+    reason: str | None
     seed: str
 
 
@@ -143,7 +146,29 @@ def ending(tx: Tx, seq: int) -> Ending | None:
         """,
         {"seq": seq},
     )
-    return None if row is None else Ending(**{**row_values(row), "status": Status(row["status"])})
+    if row is None:
+        return None
+    return Ending(
+        status=Status(row["status"]),
+        result=row["result"],
+        error=row["error"],
+        reason=row["reason"],
+        recoveries=row["recoveries"],
+    )
+
+
+def ended(tx: Tx, seqs: Sequence[int]) -> list[int]:
+    """Those of the runs that have ended, the first one first."""
+    rows = tx.rows(
+        """
+        SELECT seq
+          FROM durable_workflow
+         WHERE seq IN (SELECT value FROM json_each(:seqs)) AND finished_at IS NOT NULL
+         ORDER BY finished_at, seq
+        """,
+        {"seqs": json.dumps(seqs)},
+    )
+    return [row["seq"] for row in rows]
 
 
 def is_current(tx: Tx, seq: int, epoch: int) -> bool:
@@ -225,20 +250,8 @@ def set_waiting(
     )
 
 
-def set_reason(tx: Tx, seq: int, epoch: int, reason: str) -> None:
-    """Say why an unfinished run does not go on."""
-    tx.execute(
-        """
-        UPDATE durable_workflow
-           SET reason = :reason, holder = NULL
-         WHERE seq = :seq AND epoch = :epoch AND status = 'PENDING'
-        """,
-        {"seq": seq, "epoch": epoch, "reason": reason},
-    )
-
-
 def release(tx: Tx, seq: int, epoch: int, reason: str | None) -> None:
-    """The run is in nobody's hands, although its process lives."""
+    """The run is in nobody's hands, although this process lives; `reason` says why."""
     tx.execute(
         """
         UPDATE durable_workflow
@@ -379,7 +392,7 @@ def _resume_one(tx: Tx, state: State, now: float) -> None:
 
 
 def fork(tx: Tx, original: State, new_id: str, *, now: float) -> int:
-    """The number of a copy of the run that has recorded nothing; WorkflowConflict if the id exists."""
+    """The number of a copy of the run with no records; WorkflowConflict if the id exists."""
     cursor = tx.execute(
         """
         INSERT INTO durable_workflow
@@ -419,11 +432,6 @@ def close_session(tx: Tx, session: int, *, now: float) -> None:
         "UPDATE durable_session SET closed_at = :now WHERE seq = :session",
         {"session": session, "now": now},
     )
-
-
-def row_values(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns of a row by name."""
-    return {name: row[name] for name in row.keys()}  # noqa: SIM118 - a Row iterates its values
 
 
 _STATE_FIELDS = tuple(State.__dataclass_fields__)

@@ -1,0 +1,196 @@
+"""What any process may do to a file, while an engine in another process runs its workflows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+from durable.clock import Clock, SystemClock, moment
+from durable.codec import Codec, JsonCodec
+from durable.errors import EngineClosed, InvalidArgument
+from durable.handle import Handle
+from durable.records import Cancellation, Status, Workflow
+from durable.runtime.children import check_id
+from durable.runtime.file import File
+from durable.runtime.messages import MISSING
+from durable.runtime.waiting import PolledWaiting
+from durable.store import queries
+from durable.store.database import Database
+
+
+class Client:
+    """Looks at a file and acts on it; it runs no workflow.
+
+    An engine in another process sees what the client does within about 20 ms. The file must exist:
+    NotADurableFile otherwise. With another `codec` than the engine's, values cannot be read.
+
+        with durable.Client("shop.db") as client:
+            client.send("order-17", "paid", "payment_status")
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        codec: Codec | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._configure(path, codec, clock)
+        self._open()
+
+    def _configure(
+        self, path: str | os.PathLike[str], codec: Codec | None, clock: Clock | None
+    ) -> None:
+        self._path = check_path(path)
+        self._codec = codec or JsonCodec()
+        self._clock = clock or SystemClock()
+        self._file: File | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open(self) -> None:
+        database = Database(
+            self._path,
+            clock=self._clock,
+            synchronous="full",
+            create=False,
+            on_commit=lambda keys: waiting.notify(keys),
+            signals=True,
+        )
+        waiting = PolledWaiting(self._clock, database.watch)
+        self._file = File(database, self._codec, self._clock, waiting)
+
+    def close(self) -> None:
+        """Close the file; what the client did stays done. May be called twice."""
+        if self._file is not None:
+            self._file.database.close()
+
+    def _open_file(self) -> File:
+        if self._file is None:
+            raise EngineClosed(f"the engine on {self._path} is not open: use `with Engine(…):`")
+        return self._file
+
+    # ------------------------------------------------------------------ one workflow
+
+    def handle(self, workflow_id: str) -> Handle[Any]:
+        """The handle of a workflow; whether there is one shows when the handle is used."""
+        check_id(workflow_id)
+        return Handle(self._open_file(), workflow_id)
+
+    def send(
+        self,
+        workflow_id: str,
+        message: object,
+        topic: str | None = None,
+        *,
+        idempotency_key: str | None = None,
+    ) -> None:
+        """Send a message to a workflow; see `durable.send`."""
+        self.handle(workflow_id).send(message, topic, idempotency_key=idempotency_key)
+
+    def event(
+        self,
+        workflow_id: str,
+        key: str,
+        *,
+        timeout: float | timedelta | None = None,
+        default: Any = MISSING,
+    ) -> Any:
+        """The value of a workflow's event, once it is set; see `durable.get_event`."""
+        return self.handle(workflow_id).event(key, timeout=timeout, default=default)
+
+    def events(self, workflow_id: str) -> dict[str, Any]:
+        """All events that a workflow has set, with their last values."""
+        return self.handle(workflow_id).events()
+
+    def cancel(self, workflow_id: str, *, children: bool = True) -> Cancellation:
+        """Stop a workflow; see `Handle.cancel`."""
+        return self.handle(workflow_id).cancel(children=children)
+
+    def resume(self, workflow_id: str) -> Handle[Any]:
+        """Have a stopped workflow go on; see `Handle.resume`."""
+        handle = self.handle(workflow_id)
+        handle.resume()
+        return handle
+
+    def fork(
+        self,
+        workflow_id: str,
+        *,
+        step: int | None = None,
+        id: str | None = None,  # noqa: A002
+    ) -> Handle[Any]:
+        """Start a copy of a workflow from one of its steps; see `Handle.fork`."""
+        return self.handle(workflow_id).fork(step=step, id=id)
+
+    # ------------------------------------------------------------------ many
+
+    def workflows(
+        self,
+        *,
+        status: Status | str | Iterable[Status | str] | None = None,
+        name: str | None = None,
+        parent: str | None = None,
+        tag: str | None = None,
+        created_after: datetime | None = None,
+        completed_before: datetime | None = None,
+        limit: int = 1000,
+        after: str | None = None,
+    ) -> list[Workflow]:
+        """The workflows that match all that is given, in the order of their creation.
+
+        At most `limit`; for the next page, give the id of the last one as `after`.
+        """
+        if not isinstance(limit, int) or limit < 1:
+            raise InvalidArgument(f"limit is a number from 1 on, not {limit!r}")
+        file = self._open_file()
+        query = partial(
+            queries.workflows,
+            codec=file.codec,
+            status=_statuses(status),
+            name=name,
+            parent=parent,
+            tag=tag,
+            created_after=_moment(created_after, "created_after"),
+            completed_before=_moment(completed_before, "completed_before"),
+            after=after,
+            limit=limit,
+        )
+        return file.database.read(query)
+
+
+def check_path(path: str | os.PathLike[str]) -> str:
+    """The path as a text; InvalidArgument unless it is one."""
+    try:
+        text = os.fspath(path)
+    except TypeError:
+        text = None
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise InvalidArgument(f"the path of a file is a text or a Path, not {path!r}")
+    return text
+
+
+def _statuses(status: Status | str | Iterable[Status | str] | None) -> tuple[str, ...]:
+    wanted = (status,) if isinstance(status, str) else tuple(status or ())
+    known = {each.value for each in Status}
+    for each in wanted:
+        if each not in known:
+            raise InvalidArgument(f"a status is one of {', '.join(sorted(known))}, not {each!r}")
+    return tuple(str(each) for each in wanted)
+
+
+def _moment(at: datetime | None, what: str) -> float | None:
+    return None if at is None else moment(at, what)

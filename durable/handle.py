@@ -1,0 +1,104 @@
+"""The handle of one workflow: its result, its events, and what can be done to it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from durable.clock import optional_seconds
+from durable.records import Cancellation, Step, Workflow
+from durable.runtime import children, events, messages
+from durable.runtime.context import Scope, find_scope
+from durable.runtime.file import File
+from durable.runtime.messages import MISSING
+from durable.store import queries
+
+R = TypeVar("R")
+
+
+class Handle(Generic[R]):
+    """One workflow in an open file; `id` is all that another process needs to make its own.
+
+    In the body of a workflow, what the methods do and return is recorded as a step.
+    """
+
+    def __init__(self, file: File, workflow_id: str) -> None:
+        self._file = file
+        self.id = workflow_id
+
+    def __repr__(self) -> str:
+        return f"<Handle of workflow {self.id!r}>"
+
+    def result(self, timeout: float | timedelta | None = None) -> R:
+        """What the workflow returned, once it has; or raise what it raised.
+
+        WorkflowCancelled or WorkflowDead if it was stopped, WaitTimeout when `timeout` seconds are
+        over: the workflow goes on all the same. WorkflowNotFound if the file has none of this id.
+        """
+        seconds = optional_seconds(timeout, "the timeout of result")
+        return children.result(self._file, self._scope("result"), self.id, seconds)  # type: ignore[no-any-return]
+
+    def info(self) -> Workflow:
+        """The workflow as the file has it now."""
+        return self._file.database.read(
+            partial(queries.workflow, workflow_id=self.id, codec=self._file.codec)
+        )
+
+    def steps(self) -> list[Step]:
+        """What it has recorded so far, in the order of the numbers."""
+        return self._file.database.read(
+            partial(queries.steps, workflow_id=self.id, codec=self._file.codec)
+        )
+
+    def send(
+        self, message: object, topic: str | None = None, *, idempotency_key: str | None = None
+    ) -> None:
+        """Send it a message; see `durable.send`."""
+        scope = self._scope("send")
+        messages.send(self._file, scope, self.id, message, topic, idempotency_key)
+
+    def event(
+        self, key: str, *, timeout: float | timedelta | None = None, default: Any = MISSING
+    ) -> Any:
+        """The value of its event, once it is set; see `durable.get_event`."""
+        scope = self._scope("event")
+        return events.get_event(self._file, scope, self.id, key, timeout, default)
+
+    def events(self) -> dict[str, Any]:
+        """All events that it has set, with their last values."""
+        return events.all_events(self._file, self.id)
+
+    def cancel(self, *, children: bool = True) -> Cancellation:
+        """Stop it for good, with the workflows that it started unless `children` is false.
+
+        True if this call cancelled it; false if it had ended before, and `status` says how. What it
+        has recorded stays, and `resume` makes it go on.
+        """
+        return _cancel(self._file, self._scope("cancel"), self.id, with_children=children)
+
+    def resume(self) -> None:
+        """Have it go on from its last checkpoint, after a cancel, a passed deadline or DEAD.
+
+        WorkflowConflict if it is not stopped. Children that its cancel stopped go on too.
+        """
+        children.resume(self._file, self._scope("resume"), self.id)
+
+    def fork(self, *, step: int | None = None, id: str | None = None) -> Handle[R]:  # noqa: A002
+        """Start a copy that has the steps before number `step`, or none, and goes on from there.
+
+        It has the events as of that step, and every message that was not yet received then.
+        """
+        scope = self._scope("fork")
+        return Handle(self._file, children.fork(self._file, scope, self.id, step, id))
+
+    def _scope(self, name: str) -> Scope | None:
+        """The calling workflow, where it belongs to the same file."""
+        scope = find_scope(f"Handle.{name}")
+        return scope if scope is not None and scope.host is self._file else None
+
+
+def _cancel(
+    file: File, scope: Scope | None, workflow_id: str, *, with_children: bool
+) -> Cancellation:
+    return children.cancel(file, scope, workflow_id, children=with_children)

@@ -1,0 +1,177 @@
+"""What a workflow calls: each records what it did, and does not do it again on a replay."""
+
+from __future__ import annotations
+
+import logging
+import random as _random
+import uuid as _uuid
+from collections.abc import MutableMapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from durable.clock import moment, seconds
+from durable.errors import InvalidArgument, NotInWorkflow
+from durable.handle import Handle
+from durable.records import Current, Waited
+from durable.runtime import children, events, messages, values
+from durable.runtime import sleep as sleeping
+from durable.runtime.context import body_scope, current_host, find_scope
+from durable.runtime.messages import MISSING
+
+R = TypeVar("R")
+
+
+def send(
+    workflow_id: str,
+    message: object,
+    topic: str | None = None,
+    *,
+    idempotency_key: str | None = None,
+) -> None:
+    """Send a message to a workflow; it is on the disk when this returns.
+
+    From the body of a workflow it is sent exactly once. From a step or from outside, it is sent at
+    each call, unless `idempotency_key` was used for that workflow before. WorkflowNotFound if there
+    is no such workflow; SerializationError, naming the place, for what cannot be recorded.
+    """
+    scope = find_scope("send")
+    host = current_host("send()")
+    messages.send(host, scope, workflow_id, message, topic, idempotency_key)
+
+
+def recv(
+    topic: str | None = None,
+    *,
+    timeout: float | timedelta | None = None,
+    default: Any = MISSING,
+) -> Any:
+    """The next message of the topic, first in first out; no topic is a topic of its own.
+
+    Waits until there is one. After `timeout` seconds it raises WaitTimeout, or returns `default` if
+    one is given; that is recorded, and the message that comes later is for the next `recv`.
+    """
+    return messages.recv(body_scope("recv"), topic, timeout, default)
+
+
+def set_event(key: str, value: object) -> None:
+    """Show a value to whoever asks for it; setting it again replaces it."""
+    scope = find_scope("set_event")
+    if scope is None:
+        raise NotInWorkflow("set_event")
+    events.set_event(scope, key, value)
+
+
+def get_event(
+    workflow_id: str,
+    key: str,
+    *,
+    timeout: float | timedelta | None = None,
+    default: Any = MISSING,
+) -> Any:
+    """The value of another workflow's event, as soon as it is set.
+
+    After `timeout` seconds WaitTimeout; EventNotSet if that workflow has ended without setting it;
+    in both cases `default` instead, if one is given. WorkflowNotFound if there is no such workflow.
+    """
+    scope = find_scope("get_event")
+    host = current_host("get_event()")
+    return events.get_event(host, scope, workflow_id, key, timeout, default)
+
+
+def sleep(span: float | timedelta) -> None:
+    """Sleep for a span; the moment of waking is recorded, and holds over restarts."""
+    scope = body_scope("sleep")
+    length = seconds(span, "the span of sleep")
+    sleeping.sleep(scope, lambda now: now + length)
+
+
+def sleep_until(at: datetime) -> None:
+    """Sleep until a moment, given with its time zone; not at all if it has passed."""
+    scope = body_scope("sleep_until")
+    wake_at = moment(at, "the moment of sleep_until")
+    sleeping.sleep(scope, lambda now: wake_at)
+
+
+def now() -> datetime:
+    """The present moment in UTC, recorded: the same on every replay."""
+    return values.now(body_scope("now"))
+
+
+def random() -> _random.Random:
+    """The workflow's own random numbers: seeded from its id, so the same on every replay."""
+    return body_scope("random").run.random
+
+
+def uuid4() -> _uuid.UUID:
+    """A random id, seeded from the workflow's: the same on every replay."""
+    return values.uuid4(body_scope("uuid4"))
+
+
+def wait(handles: Sequence[Handle[R]], *, first: bool = False) -> Waited[Handle[R]]:
+    """Wait until all of the workflows have ended, or with `first` until one has.
+
+    `done` holds them in the order in which they ended, with `first` only the winner; it is
+    recorded. How they ended, `result` tells.
+
+        winner = durable.wait([by_train, by_plane], first=True).done[0]
+    """
+    handles = list(handles)
+    if not handles or not all(isinstance(handle, Handle) for handle in handles):
+        raise InvalidArgument(f"wait takes handles of workflows, at least one, not {handles!r}")
+    scope = find_scope("wait")
+    host = current_host("wait()")
+    ids = [handle.id for handle in handles]
+    done = children.wait(host, scope, ids, first=first)
+    rest = [handle for index, handle in enumerate(handles) if index not in done]
+    return Waited([handles[index] for index in done], rest)
+
+
+def patched(name: str) -> bool:
+    """Whether this run takes the changed path: true unless it had passed this point before.
+
+    Ask where the code changes; a run that was recorded further under the old code keeps to it.
+
+        if durable.patched("send-receipt"):
+            send_receipt(order)
+    """
+    return values.patched(body_scope("patched"), name)
+
+
+def current() -> Current:
+    """The workflow and the step that are being run; NotInWorkflow outside."""
+    scope = find_scope("current")
+    if scope is None:
+        raise NotInWorkflow("current")
+    return scope.current()
+
+
+def step_key() -> str:
+    """A text that is the same for all tries and recoveries of this step, and for no other step.
+
+    To be handed to outside services as their idempotency key. NotInWorkflow outside a step.
+    """
+    scope = find_scope("step_key")
+    if scope is None or scope.step is None:
+        raise NotInWorkflow("step_key")
+    return f"{scope.run.id}/{scope.step.place}"
+
+
+class _ReplayLogger(logging.LoggerAdapter[logging.Logger]):
+    """Silent while a workflow replays; `extra` has its id as ``workflow_id``."""
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - the name is logging's
+        scope = find_scope("logger")
+        replaying = scope is not None and scope.step is None and scope.run.replaying
+        return not replaying and super().isEnabledFor(level)
+
+    def process(
+        self, msg: Any, kwargs: MutableMapping[str, Any]
+    ) -> tuple[Any, MutableMapping[str, Any]]:
+        scope = find_scope("logger")
+        extra = dict(kwargs.get("extra") or {})
+        extra["workflow_id"] = None if scope is None else scope.run.id
+        return msg, {**kwargs, "extra": extra}
+
+
+logger = _ReplayLogger(logging.getLogger("durable.workflow"), {})
+"""A logger for workflows that says each thing once: it is silent while a run replays."""

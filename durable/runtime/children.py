@@ -1,0 +1,177 @@
+"""What one workflow asks of another: its end, which ended first, to stop, to go on, a fork."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from durable.errors import (
+    InvalidArgument,
+    WorkflowCancelled,
+    WorkflowDead,
+    WorkflowNotFound,
+)
+from durable.records import Cancellation, Status
+from durable.runtime.checkpoint import Subject, awaited, drive, effect, error_outcome, settle
+from durable.runtime.context import Scope
+from durable.runtime.file import File
+from durable.runtime.messages import MISSING, timed_out
+from durable.store import events, messages, steps, workflows
+from durable.store.database import Tx
+from durable.store.steps import ERROR, NOWHERE, TIMEOUT, VALUE, Outcome, Place
+
+
+def outcome_of(workflow_id: str, ending: workflows.Ending) -> Outcome:
+    """What waiting for a finished workflow gives."""
+    if ending.status is Status.SUCCESS:
+        return Outcome(VALUE, ending.result)
+    if ending.status is Status.ERROR:
+        return Outcome(ERROR, ending.error)
+    if ending.status is Status.DEAD:
+        return error_outcome(WorkflowDead(workflow_id, ending.recoveries))
+    return error_outcome(WorkflowCancelled(workflow_id, ending.reason or "cancelled"))
+
+
+# ---------------------------------------------------------------------- the end of one
+
+
+def result(file: File, scope: Scope | None, workflow_id: str, timeout: float | None) -> Any:
+    """What the workflow returned, or raise what it raised; recorded in the body of a workflow."""
+
+    def subject(tx: Tx) -> Subject:
+        return _end_of(tx, workflow_id)
+
+    if scope is not None and scope.step is None:
+        flow = awaited(scope, f"durable.result:{workflow_id}", subject, timeout)
+        outcome = drive(flow, scope)
+    else:
+        outcome = _wait_outside(file, workflow_id, subject, timeout)
+    if outcome.kind == TIMEOUT:
+        return timed_out(f"the end of workflow {workflow_id!r}", timeout, MISSING)
+    return settle(outcome, file.codec)
+
+
+def _wait_outside(
+    file: File, workflow_id: str, subject: Callable[[Tx], Subject], timeout: float | None
+) -> Outcome:
+    keys, find = file.database.read(subject)
+
+    def look(tx: Tx) -> Outcome | BaseException | None:
+        return find(tx, NOWHERE) or file.failure_of(workflow_id)
+
+    found: Outcome | BaseException | None = file.wait_for(keys, look, timeout)
+    if isinstance(found, BaseException):
+        raise found
+    return found or Outcome(TIMEOUT)
+
+
+def _end_of(tx: Tx, workflow_id: str) -> Subject:
+    try:
+        seq = workflows.find(tx, workflow_id).seq
+    except WorkflowNotFound as error:
+        missing = error_outcome(error)
+        return Subject((), lambda tx, place: missing)
+
+    def find(tx: Tx, place: Place) -> Outcome | None:
+        ending = workflows.ending(tx, seq)
+        return None if ending is None else outcome_of(workflow_id, ending)
+
+    return Subject((workflows.key(seq),), find)
+
+
+# ---------------------------------------------------------------------- the end of several
+
+
+def wait(file: File, scope: Scope | None, ids: Sequence[str], *, first: bool) -> list[int]:
+    """The positions of those that ended, in the order in which they did: all, or just the first."""
+
+    def subject(tx: Tx) -> Subject:
+        return _ends_of(tx, ids, 1 if first else len(ids))
+
+    if scope is not None and scope.step is None:
+        outcome = drive(awaited(scope, "durable.wait", subject, None), scope)
+    else:
+        keys, find = file.database.read(subject)
+        found = file.wait_for(keys, lambda tx: find(tx, NOWHERE), None)
+        assert found is not None
+        outcome = found
+    return list(settle(outcome, file.codec))
+
+
+def _ends_of(tx: Tx, ids: Sequence[str], wanted: int) -> Subject:
+    try:
+        numbers = [workflows.find(tx, each).seq for each in ids]
+    except WorkflowNotFound as error:
+        missing = error_outcome(error)
+        return Subject((), lambda tx, place: missing)
+
+    def find(tx: Tx, place: Place) -> Outcome | None:
+        ended = workflows.ended(tx, numbers)
+        if len(ended) < wanted:
+            return None
+        return Outcome(VALUE, json.dumps([numbers.index(seq) for seq in ended[:wanted]]))
+
+    return Subject(tuple(workflows.key(seq) for seq in numbers), find)
+
+
+# ---------------------------------------------------------------------- acting on one
+
+
+def cancel(file: File, scope: Scope | None, workflow_id: str, *, children: bool) -> Cancellation:
+    """Cancel the workflow, with its children unless told otherwise; say what was done."""
+    now = file.clock.now()
+
+    def write(tx: Tx) -> str | None:
+        return workflows.cancel(tx, workflow_id, children=children, reason="cancelled", now=now)
+
+    ended = _act(file, scope, "durable.cancel", write)
+    status = Status.CANCELLED if ended is None else Status(ended)
+    return Cancellation(workflow_id, ended is None, status)
+
+
+def resume(file: File, scope: Scope | None, workflow_id: str) -> None:
+    """Make a workflow that was stopped go on from its last checkpoint."""
+    now = file.clock.now()
+    _act(file, scope, "durable.resume", lambda tx: workflows.resume(tx, workflow_id, now=now))
+
+
+def fork(
+    file: File, scope: Scope | None, workflow_id: str, step: int | None, new_id: str | None
+) -> str:
+    """The id of a copy that goes on at number `step` of the workflow, or from its beginning."""
+    if step is not None and (not isinstance(step, int) or isinstance(step, bool) or step < 1):
+        raise InvalidArgument(f"fork begins at the number of a step, from 1 on, not at {step!r}")
+    if new_id is not None:
+        check_id(new_id)
+    now = file.clock.now()
+    fresh_id = new_id or str(uuid.uuid4())
+
+    def write(tx: Tx) -> str:
+        original = workflows.find(tx, workflow_id)
+        copy = workflows.fork(tx, original, fresh_id, now=now)
+        for table in (steps, messages, events):
+            table.copy(tx, original.seq, copy, step or 1)
+        return fresh_id
+
+    return str(_act(file, scope, "durable.fork", write))
+
+
+def _act(file: File, scope: Scope | None, name: str, write: Callable[[Tx], Any]) -> Any:
+    """What `write` returns; in the body of a workflow it is a step."""
+    if scope is None or scope.step is not None:
+        return file.database.write(name, write)
+    return settle(drive(effect(scope, name, lambda tx, place: write(tx)), scope), file.codec)
+
+
+def check_id(workflow_id: object) -> None:
+    """InvalidArgument unless it is a text that is not empty."""
+    if not isinstance(workflow_id, str):
+        raise InvalidArgument(
+            f"the id of a workflow is a text, not {type(workflow_id).__name__} ({workflow_id!r})"
+        )
+    if not workflow_id or "\0" in workflow_id or not workflow_id.isprintable():
+        raise InvalidArgument(
+            f"the id of a workflow is a text of printable characters, not {workflow_id!r}"
+        )

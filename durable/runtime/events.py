@@ -1,0 +1,104 @@
+"""Events: values that a workflow shows, and that others wait for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from durable.clock import optional_seconds
+from durable.errors import EventNotSet, InvalidArgument, WorkflowNotFound
+from durable.runtime.checkpoint import (
+    Subject,
+    awaited,
+    drive,
+    effect,
+    error_outcome,
+    once,
+    settle,
+)
+from durable.runtime.context import Scope
+from durable.runtime.file import File
+from durable.runtime.messages import MISSING, encode_for, timed_out
+from durable.store import events, workflows
+from durable.store.database import Tx
+from durable.store.steps import ERROR, NOWHERE, TIMEOUT, VALUE, Outcome, Place
+
+
+def set_event(scope: Scope, key: str, value: object) -> None:
+    """Show `value` under `key`; in a step at each of its tries, in a workflow's body once."""
+    _check_key(key)
+    file, run = scope.host, scope.run
+    text = encode_for(file, value, f"the event {key!r} of workflow {run.id!r}")
+
+    def put(tx: Tx, place: Place) -> None:
+        events.put(tx, run.seq, key, text, by=place, now=file.clock.now())
+
+    name = f"durable.set_event:{key}"
+    if scope.step is None:
+        settle(drive(effect(scope, name, put), scope), file.codec)
+        return
+    place = scope.step.place
+
+    def put_from_step(tx: Tx) -> None:
+        workflows.guard(tx, *run.key)
+        put(tx, place)
+
+    drive(once(name, put_from_step), scope)
+
+
+def get_event(
+    file: File, scope: Scope | None, workflow_id: str, key: str, timeout: Any, default: Any
+) -> Any:
+    """The event's value, once it is set; WaitTimeout, or `default`, when it is not set in time.
+
+    WorkflowNotFound if there is no such workflow, EventNotSet (or `default`) if it ended without.
+    In the body of a workflow the outcome is recorded.
+    """
+    _check_key(key)
+    seconds = optional_seconds(timeout, "the timeout of an event")
+
+    def subject(tx: Tx) -> Subject:
+        return _subject(tx, workflow_id, key)
+
+    if scope is not None and scope.step is None:
+        outcome = drive(awaited(scope, f"durable.get_event:{key}", subject, seconds), scope)
+    else:
+        keys, find = file.database.read(subject)
+        outcome = file.wait_for(keys, lambda tx: find(tx, NOWHERE), seconds) or Outcome(TIMEOUT)
+    if outcome.kind == TIMEOUT:
+        return timed_out(f"the event {key!r} of workflow {workflow_id!r}", seconds, default)
+    if outcome.kind == ERROR and default is not MISSING:
+        return default
+    return settle(outcome, file.codec)
+
+
+def _subject(tx: Tx, workflow_id: str, key: str) -> Subject:
+    try:
+        seq = workflows.find(tx, workflow_id).seq
+    except WorkflowNotFound as error:
+        missing = error_outcome(error)
+        return Subject((), lambda tx, place: missing)
+
+    def find(tx: Tx, place: Place) -> Outcome | None:
+        text = events.get(tx, seq, key)
+        if text is not None:
+            return Outcome(VALUE, text)
+        ending = workflows.ending(tx, seq)
+        if ending is None:
+            return None
+        return error_outcome(EventNotSet(workflow_id, key, ending.status))
+
+    return Subject((events.key(seq, key), workflows.key(seq)), find)
+
+
+def all_events(file: File, workflow_id: str) -> dict[str, Any]:
+    """The last value of every event that the workflow has set."""
+
+    def read(tx: Tx) -> dict[str, str]:
+        return events.get_all(tx, workflows.find(tx, workflow_id).seq)
+
+    return {key: file.codec.decode(text) for key, text in file.database.read(read).items()}
+
+
+def _check_key(key: str) -> None:
+    if not isinstance(key, str):
+        raise InvalidArgument(f"the key of an event is a text, not {type(key).__name__} ({key!r})")

@@ -1,0 +1,102 @@
+"""Messages: sent once, received first in first out, each exactly once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from durable.clock import optional_seconds
+from durable.errors import InvalidArgument, SerializationError, WaitTimeout
+from durable.runtime.checkpoint import Subject, awaited, drive, effect, settle
+from durable.runtime.context import Scope
+from durable.runtime.file import File
+from durable.store import messages, workflows
+from durable.store.database import Tx
+from durable.store.steps import TIMEOUT, VALUE, Outcome, Place
+
+MISSING: Any = object()
+"""Stands for an argument that was not given, where None is a value like any other."""
+
+
+def send(
+    file: File,
+    scope: Scope | None,
+    workflow_id: str,
+    message: object,
+    topic: str | None,
+    idempotency_key: str | None,
+) -> None:
+    """Have the message accepted for a workflow; WorkflowNotFound if there is none of that id.
+
+    In the body of a workflow it is a step of its own: sent exactly once. In a step or outside it is
+    sent each time, unless `idempotency_key` says that it is the same message.
+    """
+    _check_text(topic, "a topic")
+    _check_text(idempotency_key, "an idempotency key")
+    text = encode_for(file, message, f"the message to {workflow_id!r}")
+    sender = None if scope is None else scope.run.id
+
+    def add(tx: Tx) -> None:
+        target = workflows.find(tx, workflow_id)
+        messages.add(
+            tx,
+            target.seq,
+            topic,
+            text,
+            sender=sender,
+            idempotency_key=idempotency_key,
+            now=file.clock.now(),
+        )
+
+    if scope is None or scope.step is not None:
+        file.database.write(_name("send", topic), add)
+        return
+
+    def work(tx: Tx, place: Place) -> None:
+        add(tx)
+
+    settle(drive(effect(scope, _name("send", topic), work), scope), file.codec)
+
+
+def recv(scope: Scope, topic: str | None, timeout: Any, default: Any) -> Any:
+    """The first message of the topic; WaitTimeout, or `default`, when none comes in time."""
+    _check_text(topic, "a topic")
+    seconds = optional_seconds(timeout, "the timeout of recv")
+    run = scope.run
+
+    def take(tx: Tx, place: Place) -> Outcome | None:
+        text = messages.take(tx, run.seq, topic, place)
+        return None if text is None else Outcome(VALUE, text)
+
+    subject = Subject((messages.key(run.seq, topic),), take)
+    outcome = drive(awaited(scope, _name("recv", topic), subject, seconds), scope)
+    if outcome.kind == TIMEOUT:
+        return timed_out(
+            f"a message{'' if topic is None else f' on topic {topic!r}'} to workflow {run.id!r}",
+            seconds,
+            default,
+        )
+    return settle(outcome, scope.host.codec)
+
+
+def timed_out(what: str, seconds: float | None, default: Any) -> Any:
+    """`default` where one was given; else raise WaitTimeout."""
+    if default is MISSING:
+        raise WaitTimeout(what, seconds or 0.0)
+    return default
+
+
+def encode_for(file: File, value: object, what: str) -> str:
+    """The recorded text of a value; SerializationError that says whose value it is."""
+    try:
+        return file.codec.encode(value)
+    except SerializationError as error:
+        raise SerializationError(error.path, error.reason, what) from error
+
+
+def _name(what: str, topic: str | None) -> str:
+    return f"durable.{what}" if topic is None else f"durable.{what}:{topic}"
+
+
+def _check_text(text: str | None, what: str) -> None:
+    if text is not None and not isinstance(text, str):
+        raise InvalidArgument(f"{what} is a text or None, not {type(text).__name__} ({text!r})")

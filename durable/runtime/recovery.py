@@ -1,0 +1,230 @@
+"""Takes up what is unfinished: when the engine opens, and when somebody asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from durable.errors import DurableError, EngineClosed, SerializationError
+from durable.records import Status
+from durable.runtime import execution
+from durable.runtime.host import Host, log
+from durable.runtime.registry import WorkflowSpec, find_target, registry
+from durable.runtime.runs import Run
+from durable.runtime.waiting import Callback
+from durable.store import events, messages, steps, workflows
+from durable.store.database import Tx
+from durable.store.steps import Place, Record
+from durable.store.workflows import State
+
+PAGE = 500
+
+Wanted = Callable[[str], bool]
+
+
+def sweep(host: Host, wanted: Wanted | None = None) -> None:
+    """Take up all unfinished workflows that are `wanted`, by id, in the order of their creation.
+
+    Each is taken up on its own: what goes wrong with one is logged and stops no other.
+    """
+    after = 0
+    while not host.stopping:
+        page = host.database.read(partial(workflows.unfinished, after=after, limit=PAGE))
+        if not page:
+            return
+        for state in page:
+            if host.stopping:
+                return
+            after = state.seq
+            if wanted is None or wanted(state.id):
+                take_up_or_park(host, state)
+
+
+def ensure_running(host: Host, workflow_id: str) -> None:
+    """Take up the workflow if it is unfinished and in nobody's hands."""
+    state = host.database.read(partial(workflows.find, workflow_id=workflow_id))
+    if state.status is Status.PENDING and not host.runs.has(workflow_id):
+        take_up_or_park(host, state)
+
+
+def take_up_or_park(host: Host, state: State) -> None:
+    """Let the workflow go on: now, or when what it waits for has come."""
+    try:
+        spec = registry.workflow(state.name)
+        missing = _missing(host, spec, state)
+        if spec is None or missing is not None:
+            _block(host, state, missing or "")
+        elif _waits(state, host.clock.now()):
+            _park(host, state)
+        else:
+            take_up(host, spec, state)
+    except EngineClosed:
+        pass
+    except DurableError as error:
+        log.error("workflow %r (%s) could not be taken up: %s", state.id, state.name, error)
+
+
+def take_up(host: Host, spec: WorkflowSpec, state: State, *, waited: bool = False) -> None:
+    """Let the workflow go on now, on a thread of its own, unless another thread was faster.
+
+    One that `waited` when its process died did not bring it down.
+    """
+    take = partial(_take_up, host=host, spec=spec, state=state, waited=waited)
+    with host.runs.busy():
+        run = host.database.write(f"recover {state.name}", take)
+        if run is not None:
+            host.runs.add(run)
+            if not host.database.read(partial(workflows.is_current, seq=run.seq, epoch=run.epoch)):
+                run.stop()  # cancelled before we could be told
+            execution.launch(host, run)
+
+
+def _take_up(tx: Tx, *, host: Host, spec: WorkflowSpec, state: State, waited: bool) -> Run | None:
+    now = host.clock.now()
+    present = workflows.find(tx, state.id)
+    if present.status is not Status.PENDING or present.epoch != state.epoch:
+        return None
+    if present.holder == host.session and host.runs.has(state.id):
+        return None
+    if present.deadline_at is not None and present.deadline_at <= now:
+        workflows.cancel(tx, state.id, children=True, reason="its deadline passed", now=now)
+        return None
+    records = steps.load(tx, state.seq)
+    progress = sum(record.outcome is not None for record in records.values())
+    died = present.holder not in (None, host.session) and not waited
+    recoveries = count_recoveries(present, progress, died)
+    if recoveries > spec.max_recoveries:
+        reason = f"process after process died while it ran ({spec.max_recoveries} recoveries)"
+        workflows.give_up(tx, present, reason=reason, recoveries=spec.max_recoveries, now=now)
+        return None
+    epoch = workflows.take_up(
+        tx, present, holder=host.session, recoveries=recoveries, progress=progress, now=now
+    )
+    return None if epoch is None else _make_run(spec, present, epoch, records)
+
+
+def count_recoveries(state: State, progress: int, died: bool) -> int:
+    """How many processes in a row have now died while the workflow ran.
+
+    One that has recorded something since it was last taken up is not stuck: it starts from one.
+    """
+    if not died:
+        return state.recoveries
+    return state.recoveries + 1 if progress <= state.progress else 1
+
+
+def _make_run(spec: WorkflowSpec, state: State, epoch: int, records: dict[Place, Record]) -> Run:
+    return Run(
+        id=state.id,
+        name=state.name,
+        spec=spec,
+        input=state.input,
+        seed=state.seed,
+        seq=state.seq,
+        epoch=epoch,
+        parent_id=state.parent_id,
+        deadline_at=state.deadline_at,
+        timeout=state.timeout,
+        records=records,
+    )
+
+
+# ---------------------------------------------------------------------- what cannot go on
+
+
+def _missing(host: Host, spec: WorkflowSpec | None, state: State) -> str | None:
+    """Why this program cannot run the workflow; None if it can."""
+    if spec is None:
+        return (
+            f"no workflow {state.name!r} is declared in this program: import the module that "
+            "declares it, or give the function that replaces it aliases=…"
+        )
+    try:
+        _, _, *target = host.codec.decode(state.input)
+    except SerializationError as error:
+        return f"its input cannot be read: {error}"
+    except (TypeError, ValueError):
+        return "its input is damaged"
+    return find_target(target[0] if target else None)[1]
+
+
+def _block(host: Host, state: State, reason: str) -> None:
+    """Leave it unfinished with a reason to be seen, and warn once for each name and reason."""
+    host.blocked[state.id] = reason
+    if state.reason != reason:
+        host.database.write(
+            f"block {state.name}",
+            partial(workflows.release, seq=state.seq, epoch=state.epoch, reason=reason),
+        )
+    if state.name not in host.warned:
+        host.warned.add(state.name)
+        log.warning("workflow %r and others like it stay unfinished: %s", state.id, reason)
+
+
+def retry_blocked(host: Host) -> None:
+    """A workflow or an instance was declared: what lacked it may go on."""
+    blocked: Iterable[str] = list(host.blocked)
+    host.blocked.clear()
+    for workflow_id in blocked:
+        try:
+            ensure_running(host, workflow_id)
+        except EngineClosed:
+            return
+        except DurableError as error:
+            log.error("workflow %r could not be taken up: %s", workflow_id, error)
+
+
+# ---------------------------------------------------------------------- what waits
+
+
+def _waits(state: State, now: float) -> bool:
+    """Whether it has nothing to do but to wait: for a key, or for a moment to come."""
+    return state.waits_for is not None or (state.wake_at is not None and state.wake_at > now)
+
+
+def _park(host: Host, state: State) -> None:
+    """Have it taken up, on a thread, when its key is notified or its moment comes."""
+    if state.waits_for == workflows.ANY_KEY:
+        _wake(host, state)
+        return
+    host.runs.park(state.id, state.name)
+    keys = (workflows.cancel_key(state.id),) + ((state.waits_for,) if state.waits_for else ())
+    callback = Callback(keys, lambda: wake())
+
+    def wake() -> None:
+        host.waiting.remove(callback)
+        host.spawn(f"durable wake {state.id}", partial(_unpark, host, state))
+
+    host.waiting.add(callback)
+    moments = [at for at in (state.wake_at, state.deadline_at) if at is not None]
+    if moments:
+        host.timers.at(min(moments), wake)
+    if state.waits_for is not None and _has_come(host, state.waits_for):
+        wake()
+
+
+def _unpark(host: Host, state: State) -> None:
+    with host.runs.busy():
+        if host.runs.unpark(state.id) and not host.stopping:
+            _wake(host, state)
+
+
+def _wake(host: Host, state: State) -> None:
+    spec = registry.workflow(state.name)
+    assert spec is not None, "what is parked was found to have its code"
+    take_up(host, spec, state, waited=True)
+
+
+def _has_come(host: Host, key: str) -> bool:
+    """Whether what a run waits for is there already."""
+    kind, seq, *rest = key.split("/", 2)
+    number, name = int(seq), rest[0] if rest else None
+
+    def look(tx: Tx) -> bool:
+        if kind == "message":
+            return messages.is_waiting(tx, number, name)
+        if workflows.ending(tx, number) is not None:
+            return True
+        return kind == "event" and events.get(tx, number, name or "") is not None
+
+    return host.database.read(look)

@@ -1,0 +1,35 @@
+"""Durable sleep: the moment of waking is recorded when it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from durable.runtime.checkpoint import Flow, Write, drive, pause
+from durable.runtime.context import Scope
+from durable.store import steps, workflows
+from durable.store.database import Tx
+from durable.store.steps import VALUE, Outcome
+
+
+def sleep(scope: Scope, until: Callable[[float], float]) -> None:
+    """Wait until the moment that `until` makes of the present one, when it is first asked."""
+    drive(_sleep(scope, until), scope)
+
+
+def _sleep(scope: Scope, until: Callable[[float], float]) -> Flow[None]:
+    name = "durable.sleep"
+    place, record = scope.next(name)
+    if record is not None and record.outcome is not None:
+        moment = float(record.outcome.text or 0)
+    else:
+        now = scope.host.clock.now()
+        moment = until(now)
+
+        def write(tx: Tx) -> None:
+            workflows.guard(tx, *scope.run.key)
+            outcome = Outcome(VALUE, repr(moment))
+            steps.decide(tx, scope.run.key, place, name, outcome, started_at=now, now=now)
+            workflows.set_waiting(tx, *scope.run.key, waits_for=None, wake_at=moment)
+
+        yield Write(name, write)
+    yield from pause(scope, moment)

@@ -1,0 +1,215 @@
+"""How a workflow begins: its row is written, and whoever wrote it runs it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from durable.clock import optional_seconds
+from durable.errors import DurableError, InvalidArgument, SerializationError, WorkflowConflict
+from durable.runtime import execution, recovery
+from durable.runtime.checkpoint import Flow, Write, drive, error_outcome, settle, value_outcome
+from durable.runtime.children import check_id, result
+from durable.runtime.context import Scope
+from durable.runtime.file import File
+from durable.runtime.host import Host
+from durable.runtime.registry import WorkflowSpec, registry, target_of
+from durable.runtime.runs import Run
+from durable.store import steps, workflows
+from durable.store.database import Tx
+from durable.store.steps import Outcome
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `options` of a workflow function sets; `timeout` is in seconds."""
+
+    id: str | None = None
+    timeout: float | None = None
+    tags: tuple[str, ...] = ()
+
+
+def make_options(id: object, timeout: Any, tags: Any) -> Options:  # noqa: A002
+    """Options that were checked: InvalidArgument for what cannot be used."""
+    if id is not None:
+        check_id(id)
+    if isinstance(tags, str):
+        tags = (tags,)
+    labels = tuple(tags or ())
+    if not all(isinstance(tag, str) and tag for tag in labels):
+        raise InvalidArgument(f"tags are texts that are not empty, not {tags!r}")
+    return Options(
+        id=id,  # type: ignore[arg-type]
+        timeout=optional_seconds(timeout, "the timeout of a workflow"),
+        tags=labels,
+    )
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """A workflow to be started: the function, what it is bound to, its arguments and options."""
+
+    spec: WorkflowSpec
+    bound_to: Any
+    args: Sequence[Any]
+    kwargs: dict[str, Any]
+    options: Options
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A workflow that exists now: `run` is this call's to execute, None if it existed before."""
+
+    id: str
+    run: Run | None
+
+
+def start(host: Host, scope: Scope | None, invocation: Invocation) -> str:
+    """The id of the workflow, which runs in the background; as a child if there is a scope.
+
+    An id that exists attaches to that run. WorkflowConflict if another workflow has it.
+    """
+    begun = _begin(host, scope, invocation)
+    if begun.run is not None:
+        execution.launch(host, begun.run)
+    else:
+        recovery.ensure_running(host, begun.id)
+    return begun.id
+
+
+def run_here(host: Host, scope: Scope | None, invocation: Invocation) -> Any:
+    """What the workflow returns, run on the calling thread, or raise what it raises."""
+    begun = _begin(host, scope, invocation)
+    if begun.run is None:
+        recovery.ensure_running(host, begun.id)
+        return result(host, scope, begun.id, None)
+    try:
+        ended = execution.run_here(host, begun.run)
+    except DurableError:
+        if scope is not None:
+            scope.run.check()  # the engine or the file failed, so this run stops as well
+        raise
+    if scope is not None or ended is None:
+        return result(host, scope, begun.id, None)
+    return ended.value(host.codec)
+
+
+def _begin(host: Host, scope: Scope | None, invocation: Invocation) -> Begun:
+    host.check_open()
+    text = _input(host, invocation)
+    if scope is not None:
+        return drive(_begin_child(scope, invocation, text), scope)
+    new = _new(host, invocation, text, str(uuid.uuid4()), None)
+    run = _run(new, invocation.spec)
+    host.runs.add(run)
+    try:
+        created = host.database.write(f"start {new.name}", lambda tx: _insert(tx, host, new))
+    except BaseException:
+        host.runs.remove(run)
+        raise
+    return _begun(host, run, created)
+
+
+def _begin_child(scope: Scope, invocation: Invocation, text: str) -> Flow[Begun]:
+    host, parent = scope.host, scope.run
+    name = f"durable.start:{invocation.spec.name}"
+    place, record = scope.next(name)
+    if record is not None and record.outcome is not None:
+        return Begun(settle(record.outcome, host.codec), None)
+    new = _new(host, invocation, text, f"{parent.id}.{place}", parent.id)
+    run = _run(new, invocation.spec)
+    now = host.clock.now()
+
+    def write(tx: Tx) -> tuple[Outcome, int | None]:
+        workflows.guard(tx, *parent.key)
+        created = None
+        try:
+            created = _insert(tx, host, new)
+            outcome = value_outcome(host.codec, new.id)
+        except WorkflowConflict as error:
+            outcome = error_outcome(error)
+        steps.decide(tx, parent.key, place, name, outcome, started_at=now, now=now)
+        return outcome, created
+
+    host.runs.add(run)
+    try:
+        outcome, created = yield Write(f"start {new.name}", write)
+    except BaseException:
+        host.runs.remove(run)
+        raise
+    begun = _begun(host, run, created)
+    settle(outcome, host.codec)
+    return begun
+
+
+def _begun(host: Host, run: Run, created: int | None) -> Begun:
+    if created is None:
+        host.runs.remove(run)
+        return Begun(run.id, None)
+    run.seq = created
+    return Begun(run.id, run)
+
+
+def _insert(tx: Tx, host: Host, new: workflows.NewWorkflow) -> int | None:
+    """The number of the new row; None if it is there already, WorkflowConflict if it is another's."""
+    created = workflows.insert(tx, new, holder=host.session, now=host.clock.now())
+    if created is None:
+        existing = workflows.find(tx, new.id)
+        if existing.name != new.name and not _is_alias(new.name, existing.name):
+            raise WorkflowConflict(
+                new.id,
+                f"is a run of {existing.name!r}, so it cannot be started as one of {new.name!r}: "
+                "use another id",
+            )
+    return created
+
+
+def _is_alias(name: str, other: str) -> bool:
+    spec = registry.workflow(name)
+    return spec is not None and registry.workflow(other) is spec
+
+
+def _run(new: workflows.NewWorkflow, spec: WorkflowSpec) -> Run:
+    return Run(
+        id=new.id,
+        name=new.name,
+        spec=spec,
+        input=new.input,
+        seed=new.id,
+        parent_id=new.parent_id,
+        timeout=new.timeout,
+    )
+
+
+def _new(
+    host: Host, invocation: Invocation, text: str, derived_id: str, parent_id: str | None
+) -> workflows.NewWorkflow:
+    spec, options = invocation.spec, invocation.options
+    return workflows.NewWorkflow(
+        id=options.id or derived_id,
+        name=spec.name,
+        input=text,
+        timeout=spec.timeout if options.timeout is None else options.timeout,
+        parent_id=parent_id,
+        version=host.version,
+        tags=options.tags,
+    )
+
+
+def _input(file: File, invocation: Invocation) -> str:
+    """The recorded arguments; TypeError if the function does not take them."""
+    spec, bound_to = invocation.spec, invocation.bound_to
+    bound = () if spec.kind == "function" else (bound_to,)
+    spec.signature.bind(*bound, *invocation.args, **invocation.kwargs)
+    if spec.kind == "instance":
+        registry.add_instance(bound_to)
+    recorded: list[Any] = [list(invocation.args), invocation.kwargs]
+    if (target := target_of(spec, bound_to)) is not None:
+        recorded.append(target)
+    try:
+        return file.codec.encode(recorded)
+    except SerializationError as error:
+        path = error.path.replace("$[0]", "args", 1).replace("$[1]", "kwargs", 1)
+        raise SerializationError(path, error.reason, f"the input of {spec.name!r}") from error

@@ -1,0 +1,204 @@
+"""Steps: called, recorded, and tried again where their policy says so."""
+
+from __future__ import annotations
+
+import functools
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+from durable.codec import encode_error, error_is_exact
+from durable.errors import SerializationError, WaitTimeout
+from durable.runtime.checkpoint import Call, Flow, Write, drive, error_outcome, pause, settle
+from durable.runtime.context import Scope, StepCall, current_host, enter_step, find_scope
+from durable.runtime.registry import StepSpec
+from durable.store import steps, workflows
+from durable.store.database import Tx, is_of_the_file
+from durable.store.steps import VALUE, Outcome
+
+Body = Callable[..., Any]
+
+
+class _BodyFailed(Exception):
+    """Carries what the body of a transaction raised out of the write that it undoes."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+def call(spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What the step returns: recorded in the body of a workflow, a plain call anywhere else."""
+    scope = find_scope(f"step {spec.name!r}")
+    body = functools.partial(_call_body, spec.fn, args, kwargs)
+    if scope is None or scope.step is not None:
+        return _call_plainly(spec, scope, body)
+    outcome, live = drive(_step(scope, spec, body), scope)
+    if live is not None and error_is_exact(outcome.text or ""):
+        raise live
+    return settle(outcome, scope.host.codec)
+
+
+def _call_body(
+    fn: Body, args: tuple[Any, ...], kwargs: dict[str, Any], *cursor: sqlite3.Cursor
+) -> Any:
+    return fn(*cursor, *args, **kwargs)
+
+
+def _call_plainly(spec: StepSpec, scope: Scope | None, body: Body) -> Any:
+    if not spec.transaction:
+        return body()
+    host = current_host(f"transaction {spec.name!r}") if scope is None else scope.host
+
+    def write(tx: Tx) -> Any:
+        return _run_transaction(tx, spec, body)
+
+    try:
+        return host.database.write(f"transaction {spec.name}", write)
+    except _BodyFailed as failed:
+        raise failed.error from None
+
+
+# ---------------------------------------------------------------------- the flow
+
+
+def _step(scope: Scope, spec: StepSpec, body: Body) -> Flow[tuple[Outcome, Exception | None]]:
+    """How the step ended, and the very exception if it was raised just now."""
+    place, record = scope.next(spec.name)
+    attempt = 1
+    if record is not None:
+        if record.outcome is not None:
+            return record.outcome, None
+        attempt = record.attempt + 1
+        yield from pause(scope, record.until_at or 0.0)
+    try_once = _try_transaction if spec.transaction else _try_body
+    while True:
+        started_at = scope.host.clock.now()
+        step = StepCall(place, spec.name, attempt)
+        outcome, error = yield from try_once(scope, spec, step, body, started_at)
+        if outcome is not None:
+            return outcome, None
+        assert error is not None
+        wait = None
+        if spec.retry is not None and not isinstance(error, SerializationError):
+            wait = spec.retry.pause_after(attempt, error)
+        if wait is None:
+            return (yield from _record(scope, step, error_outcome(error), started_at)), error
+        until = scope.host.clock.now() + wait
+        yield from _postpone(scope, step, started_at, until, error)
+        yield from pause(scope, until)
+        attempt += 1
+
+
+def _try_body(
+    scope: Scope, spec: StepSpec, step: StepCall, body: Body, started_at: float
+) -> Flow[tuple[Outcome | None, Exception | None]]:
+    """The recorded outcome of one try, or the error that it ended in."""
+    try:
+        value = yield Call(step, body)
+        _check_time(spec, scope.host.clock.now() - started_at)
+        outcome = _encode(scope, step, value)
+    except Exception as error:
+        return None, error
+    recorded = yield from _record(scope, step, outcome, started_at)
+    return recorded, None
+
+
+def _try_transaction(
+    scope: Scope, spec: StepSpec, step: StepCall, body: Body, started_at: float
+) -> Flow[tuple[Outcome | None, Exception | None]]:
+    """As `_try_body`; the body and its checkpoint share one commit."""
+
+    def write(tx: Tx) -> Outcome:
+        workflows.guard(tx, *scope.run.key)
+        with enter_step(scope, step):
+            value = _run_transaction(tx, spec, body)
+        try:
+            outcome = _encode(scope, step, value)
+        except SerializationError as error:
+            raise _BodyFailed(error) from error
+        now = scope.host.clock.now()
+        steps.decide(
+            tx,
+            scope.run.key,
+            step.place,
+            step.name,
+            outcome,
+            started_at=started_at,
+            now=now,
+            attempt=step.attempt,
+        )
+        return outcome
+
+    try:
+        outcome: Outcome = yield Write(f"transaction {spec.name}", write)
+    except _BodyFailed as failed:
+        return None, failed.error
+    return outcome, None
+
+
+def _record(scope: Scope, step: StepCall, outcome: Outcome, started_at: float) -> Flow[Outcome]:
+    now = scope.host.clock.now()
+
+    def write(tx: Tx) -> None:
+        steps.decide(
+            tx,
+            scope.run.key,
+            step.place,
+            step.name,
+            outcome,
+            started_at=started_at,
+            now=now,
+            attempt=step.attempt,
+        )
+
+    yield Write(f"step {step.name}", write)
+    return outcome
+
+
+def _postpone(
+    scope: Scope, step: StepCall, started_at: float, until: float, error: Exception
+) -> Flow[None]:
+    text = encode_error(error)
+
+    def write(tx: Tx) -> None:
+        steps.postpone(
+            tx,
+            scope.run.key,
+            step.place,
+            step.name,
+            until_at=until,
+            started_at=started_at,
+            attempt=step.attempt,
+            error=text,
+        )
+        workflows.set_waiting(tx, *scope.run.key, waits_for=None, wake_at=until)
+
+    yield Write(f"retry {step.name}", write)
+
+
+# ---------------------------------------------------------------------- the body
+
+
+def _encode(scope: Scope, step: StepCall, value: object) -> Outcome:
+    try:
+        return Outcome(VALUE, scope.host.codec.encode(value))
+    except SerializationError as error:
+        what = f"the result of step {step.name!r} (number {step.place}) of {scope.run.id!r}"
+        raise SerializationError(error.path, error.reason, what) from error
+
+
+def _check_time(spec: StepSpec, elapsed: float) -> None:
+    """A plain function cannot be stopped from outside: what comes too late counts as not come."""
+    if spec.timeout is not None and elapsed > spec.timeout:
+        raise WaitTimeout(f"the result of step {spec.name!r}", spec.timeout)
+
+
+def _run_transaction(tx: Tx, spec: StepSpec, body: Body) -> Any:
+    """What the body returned; _BodyFailed with what it raised, unless the file itself failed."""
+    try:
+        with tx.user_cursor(spec.name) as cursor:
+            return body(cursor)
+    except Exception as error:
+        if isinstance(error, sqlite3.Error) and is_of_the_file(error):
+            raise
+        raise _BodyFailed(error) from error

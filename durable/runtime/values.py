@@ -1,0 +1,44 @@
+"""What a workflow would else draw from the machine, recorded; and the markers of patches."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+
+from durable.clock import as_datetime
+from durable.errors import InvalidArgument
+from durable.runtime.checkpoint import drive, effect, settle
+from durable.runtime.context import PATCH, Scope
+
+
+def now(scope: Scope) -> datetime:
+    """The moment, the same on every replay."""
+    clock, codec = scope.host.clock, scope.host.codec
+    flow = effect(scope, "durable.now", lambda tx, place: clock.now())
+    return as_datetime(settle(drive(flow, scope), codec))
+
+
+def uuid4(scope: Scope) -> uuid.UUID:
+    """A random id, the same on every replay: it needs no record."""
+    return uuid.UUID(int=scope.run.random_ids.getrandbits(128), version=4)
+
+
+def patched(scope: Scope, name: str) -> bool:
+    """Whether the run reaches this point for the first time with the change called `name`.
+
+    A run that had recorded a step here before the change goes on without it. The first answer
+    holds for the whole run.
+    """
+    if not isinstance(name, str) or not name:
+        raise InvalidArgument(f"the name of a patch is a text that is not empty, not {name!r}")
+    patches = scope.run.patches
+    if name not in patches:
+        ahead = scope.peek()
+        passed = ahead is not None and ahead.name != PATCH + name
+        patches[name] = not passed and _mark(scope, PATCH + name)
+    return patches[name]
+
+
+def _mark(scope: Scope, name: str) -> bool:
+    drive(effect(scope, name, lambda tx, place: True), scope)
+    return True

@@ -1,0 +1,69 @@
+"""Sees what other processes did to the file, and passes it on as if this one had done it."""
+
+from __future__ import annotations
+
+import threading
+
+from durable.clock import Thread
+from durable.errors import DurableError, EngineClosed
+from durable.runtime.host import Host, log
+from durable.runtime.waiting import POLL_SECONDS
+from durable.store import signals
+
+FORGET_EVERY = 1000
+
+
+class Watcher:
+    """A thread that looks every 20 ms whether another connection has committed."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._condition = threading.Condition(threading.Lock())
+        self._closed = False
+        self._watch = host.database.watch()
+        self._seen = host.database.read(signals.last)  # after the watch: nothing falls in between
+        self._forgotten = 0
+        self._thread: Thread | None = None
+
+    def start(self) -> None:
+        """Watch from now on."""
+        self._thread = self._host.clock.spawn("durable watcher", self._run)
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify()
+        if self._thread is not None:
+            self._thread.join()
+        self._watch.close()
+
+    def turn(self) -> None:
+        """One look: notify what was touched since the last one."""
+        after = self._seen
+        self._seen, keys = self._host.database.read(lambda tx: signals.after(tx, after))
+        if keys:
+            self._host.notified(keys)
+        if self._seen - self._forgotten >= FORGET_EVERY:
+            self.forget()
+
+    def forget(self) -> None:
+        """Drop the rows that were seen."""
+        seen = self._seen
+        self._host.database.write("forget signals", lambda tx: signals.forget(tx, seen))
+        self._forgotten = seen
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                tick = self._host.clock.now() + POLL_SECONDS
+                self._host.clock.wait(self._condition, lambda: self._closed, tick)
+                if self._closed:
+                    return
+            if self._watch.changed():
+                try:
+                    self.turn()
+                except EngineClosed:
+                    return
+                except DurableError as error:
+                    log.error("signals of other processes could not be read: %s", error)
