@@ -1,16 +1,16 @@
 """Values and exceptions as text, and back as they were, without running code that the text names.
 
-`JsonCodec` writes None, bool, int, finite float, str, list and dict with str keys as plain JSON. All
-else is an object whose first key is a tag, which begins with ``$``::
+`JsonCodec` writes None, bool, int, finite float, str, list and dict with str keys as plain JSON.
+All else is an object whose first key is a tag, which begins with ``$``::
 
-    {"$tuple": [1, 2]}                        {"$datetime": "2024-05-01T12:00:00+00:00"}
-    {"$dict": [[1, "one"]]}                   {"$enum": "shop:Color", "name": "RED"}
-    {"$decimal": "1.10"}                      {"$dataclass": "shop:Order", "id": 17, "items": []}
-    {"$float": "nan"}                         {"$error": "shop:Declined", "text": "no", "args": ["no"]}
+    {"$tuple": [1, 2]}           {"$datetime": "2024-05-01T12:00:00+00:00"}
+    {"$dict": [[1, "one"]]}      {"$enum": "shop:Color", "name": "RED"}
+    {"$decimal": "1.10"}         {"$dataclass": "shop:Order", "id": 17, "items": []}
+    {"$float": "nan"}            {"$error": "shop:Declined", "text": "no", "args": ["no"]}
 
-A dict with a key of its own that begins with ``$`` is written as ``$dict``, so a tag is always ours.
-Only exact types count: a subclass of int is no int, and is refused unless it is an Enum, a named
-tuple, a dataclass or an exception. A part that the value holds twice comes back as two equal parts.
+A dict with a key that begins with ``$`` is written as ``$dict``, so a tag is always ours. Only
+exact types count: a subclass of int is no int, and is refused unless it is an Enum, a named tuple,
+a dataclass or an exception. A part that the value holds twice comes back as two equal parts.
 
 Classes are found by name among the modules already imported, and filled without their ``__new__``,
 ``__init__`` or ``__setattr__``. Only the ``__hash__`` and ``__eq__`` of what was in a set, or was a
@@ -85,6 +85,8 @@ class JsonCodec:
             return _quote(value)
         if type(value) is int and -_LARGE < value < _LARGE:
             return repr(value)
+        if type(value) is bool:
+            return "true" if value else "false"
         if value is None:
             return "null"
         try:
@@ -207,8 +209,8 @@ def _parse(text: str) -> Any:
 
 
 def _to_json(value: object) -> str:
-    # First the scalars are left to json, at its speed. It refuses the few that need a tag (nan, huge
-    # ints) and so does UTF-8, which SQLite wants (lone surrogates); then each scalar is looked at.
+    # First the scalars are left to json, at its speed. It refuses the few that need a tag (nan,
+    # huge ints), and UTF-8, which SQLite wants, refuses lone surrogates: then each is looked at.
     try:
         return _storable(_dump(_Writer(careful=False).tree(value, 1)))
     except ValueError:
@@ -230,7 +232,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def _printable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
+    return str.encode(text, "utf-8", "backslashreplace").decode()
 
 
 # ---- What to say of a value that is refused
@@ -377,14 +379,12 @@ def _zone_and_fold(value: _Moment) -> dict[str, Any]:
     return {"zone": None if _in_iso(value.tzinfo) else value.tzinfo, "fold": value.fold or None}
 
 
-def _build_datetime(text: str, zone: tzinfo | None = None, fold: int = 0) -> datetime:
-    value = datetime.fromisoformat(text).replace(fold=fold)
-    return value.replace(tzinfo=zone) if zone else value
+def _moment(cls: type[_Moment]) -> _Kind:
+    def build(text: str, zone: tzinfo | None = None, fold: int = 0) -> _Moment:
+        value = cls.fromisoformat(text).replace(fold=fold)
+        return value.replace(tzinfo=zone) if zone else value
 
-
-def _build_time(text: str, zone: tzinfo | None = None, fold: int = 0) -> time:
-    value = time.fromisoformat(text).replace(fold=fold)
-    return value.replace(tzinfo=zone) if zone else value
+    return _Kind(f"${cls.__name__}", cls, _iso, build, _zone_and_fold)
 
 
 def _zone_key(value: ZoneInfo) -> str:
@@ -415,8 +415,8 @@ _KINDS = (
     _Kind("$bytes", bytes, _base64, _from_base64),
     _Kind("$bytearray", bytearray, _base64, lambda text: bytearray(_from_base64(text))),
     _Kind("$date", date, date.isoformat, date.fromisoformat),
-    _Kind("$time", time, _iso, _build_time, _zone_and_fold),
-    _Kind("$datetime", datetime, _iso, _build_datetime, _zone_and_fold),
+    _moment(time),
+    _moment(datetime),
     _Kind("$timezone", timezone, lambda zone: zone.utcoffset(None), _build_timezone, _zone_name),
     _Kind("$zoneinfo", ZoneInfo, _zone_key, ZoneInfo),
     _Kind("$ellipsis", EllipsisType, lambda _: None, lambda _: ...),
@@ -450,7 +450,7 @@ class _Writer:
         self.names: dict[type, str] = {}
 
     def tree(self, value: Any, depth: int) -> Any:
-        cls = type(value)
+        cls: Any = type(value)
         if cls in self.atoms:
             return value
         if cls is dict:
@@ -553,7 +553,7 @@ def _in_order(items: list[Any]) -> list[Any]:
 
 
 @lru_cache(maxsize=512)
-def _class_writer(cls: type) -> Callable[[_Writer, Any, int], dict[str, Any]]:
+def _class_writer(cls: Any) -> Callable[[_Writer, Any, int], dict[str, Any]]:
     if issubclass(cls, Enum):
         return _write_enum
     if issubclass(cls, BaseException):
@@ -598,8 +598,8 @@ def _write_namedtuple(writer: _Writer, value: Any, depth: int) -> dict[str, Any]
 
 
 def _write_dataclass(writer: _Writer, value: Any, depth: int) -> dict[str, Any]:
-    cls, state = type(value), _state(value)
-    known = _fields(cls)
+    cls: Any = type(value)
+    state, known = _state(value), _fields(cls)
     for name in known:
         if name not in state:
             raise _Refused(f"has no value of its own in the field {name!r}")
@@ -617,7 +617,7 @@ def _write_error(writer: _Writer, value: BaseException, depth: int) -> dict[str,
 class _ErrorWriter:
     """One exception with its chain on its way to JSON.
 
-    A `lenient` one never refuses: what has no exact form is replaced by its repr, and it is `lossy`.
+    `lenient` replaces what has no exact form by its repr, where it is `lossy`, and refuses nothing.
     """
 
     def __init__(self, writer: _Writer, *, lenient: bool) -> None:
@@ -702,8 +702,8 @@ def _described(error: BaseException) -> dict[str, Any]:
 
 
 def _traceback(error: BaseException) -> str:
-    """Where it was raised, as Python prints it, after what was recorded where it was raised first."""
-    earlier = vars(error).get(_TRACEBACK, "")
+    """Where it was raised, as Python prints it, below where it was raised before, if it was."""
+    earlier = (_attributes(error) or {}).get(_TRACEBACK, "")
     if error.__traceback__ is None:
         return str(earlier)
     try:
@@ -770,20 +770,21 @@ class _Reader:
     def fields(self, node: dict[str, Any]) -> dict[str, Any]:
         return self.members({name: item for name, item in node.items() if name[:1] != "$"})
 
-    def cls(self, name: str, kind: str, is_kind: Callable[[type], bool]) -> Any:
-        """The class of that name, checked to be of the kind that its tag says."""
-        found = self.classes.get((name, kind))
+    def cls(self, node: dict[str, Any]) -> Any:
+        """The class that `node` names, checked to be what its tag says."""
+        tag, name = next(iter(node.items()))
+        found = self.classes.get((tag, name))
         if found is None:
             found = find_class(name)
             if found is None:
                 raise _Refused(f"is of class {name}, which no imported module has")
-            if not is_kind(found):
-                raise _Refused(f"names {name} as {kind}, which it is not")
-            self.classes[name, kind] = found
+            if not _IS_KIND[tag](found):
+                raise _Refused(f"names {name} as {tag}, which it is not")
+            self.classes[tag, name] = found
         return found
 
     def error(self, node: dict[str, Any], *, lenient: bool) -> BaseException:
-        """The exception of `node` with its chain; a `lenient` one puts RemoteErrors for lost ones."""
+        """The exception of `node` with its chain; `lenient` puts a RemoteError for a lost one."""
         try:
             error = self.lone_error(node, lenient)
         except Exception:
@@ -800,7 +801,7 @@ class _Reader:
         return error
 
     def lone_error(self, node: dict[str, Any], lenient: bool) -> BaseException:
-        cls = self.cls(node["$error"], "an exception", lambda cls: issubclass(cls, BaseException))
+        cls = self.cls(node)
         if "errors" in node:
             error = self.group(cls, node, lenient)
         elif "args" in node:
@@ -817,13 +818,13 @@ class _Reader:
         for index, member in enumerate(node["errors"]):
             with _within(node, f".exceptions[{index}]"):
                 members.append(self.error(member, lenient=lenient))
-        error = BaseExceptionGroup.__new__(cls, node["message"], members)
+        error: BaseException = BaseExceptionGroup.__new__(cls, node["message"], members)
         object.__setattr__(error, "args", (node["message"], members))
         return error
 
 
 def _read_enum(reader: _Reader, node: dict[str, Any]) -> Any:
-    cls = reader.cls(node["$enum"], "an Enum", lambda cls: issubclass(cls, Enum))
+    cls = reader.cls(node)
     name = node["name"]
     if name not in cls.__members__:
         raise _Refused(f"is {node['$enum']}.{name}, which the class does not have any more")
@@ -831,7 +832,7 @@ def _read_enum(reader: _Reader, node: dict[str, Any]) -> Any:
 
 
 def _read_flag(reader: _Reader, node: dict[str, Any]) -> Any:
-    cls = reader.cls(node["$flag"], "a Flag", lambda cls: issubclass(cls, Flag))
+    cls = reader.cls(node)
     number = node.get("rest", 0)
     for name in node["names"]:
         if name not in cls.__members__:
@@ -846,7 +847,7 @@ def _read_flag(reader: _Reader, node: dict[str, Any]) -> Any:
 
 
 def _read_namedtuple(reader: _Reader, node: dict[str, Any]) -> Any:
-    cls = reader.cls(node["$namedtuple"], "a named tuple", _is_namedtuple)
+    cls = reader.cls(node)
     items = reader.fields(node)
     _check_fields(cls, items, cls._fields)
     defaults = cls._field_defaults
@@ -857,7 +858,7 @@ def _read_namedtuple(reader: _Reader, node: dict[str, Any]) -> Any:
 
 
 def _read_dataclass(reader: _Reader, node: dict[str, Any]) -> Any:
-    cls = reader.cls(node["$dataclass"], "a dataclass", _is_dataclass)
+    cls = reader.cls(node)
     known, state = _fields(cls), reader.fields(node)
     _check_fields(cls, state, known)
     for name, field in known.items():
@@ -879,8 +880,9 @@ def _default(cls: type, field: Field[Any]) -> Any:
     """The default of a field that the class got later. Only builtin factories: others are code."""
     if field.default is not MISSING:
         return field.default
-    if field.default_factory in _FACTORIES.values():
-        return field.default_factory()  # type: ignore[misc]
+    factory: Any = field.default_factory
+    if factory in _FACTORIES.values():
+        return factory()
     raise _Refused(f"has no field {field.name!r}, which {_class_name(cls)} needs")
 
 
@@ -895,6 +897,13 @@ _CLASS_READERS: dict[str, Callable[[_Reader, dict[str, Any]], Any]] = {
     "$dataclass": _read_dataclass,
     "$error": _read_error,
 }
+_IS_KIND: dict[str, Callable[[type], bool]] = {
+    "$enum": lambda cls: issubclass(cls, Enum),
+    "$flag": lambda cls: issubclass(cls, Flag),
+    "$namedtuple": lambda cls: _is_namedtuple(cls),
+    "$dataclass": lambda cls: _is_dataclass(cls),
+    "$error": lambda cls: issubclass(cls, BaseException),
+}
 
 
 # ---- What an object holds, read and written past the code of its class
@@ -905,8 +914,8 @@ _BUILTIN_ERRORS = frozenset(
     if isinstance(cls, type) and issubclass(cls, BaseException)
 )
 _UNICODE_FIELDS = ("encoding", "object", "start", "end", "reason")
-# What builtin exceptions keep neither in their args nor in their __dict__. Not `AttributeError.obj`:
-# like the frames, it is there for the one who looks for the mistake, and may be anything.
+# What builtin exceptions keep neither in their args nor in their __dict__; but AttributeError.obj
+# may be anything, and is there for whoever looks for the mistake: like the frames, it is left out.
 _C_FIELDS: dict[type, tuple[str, ...]] = {
     OSError: ("errno", "strerror", "filename", "filename2", "winerror", "characters_written"),
     ImportError: ("msg", "name", "path", "name_from"),
@@ -938,7 +947,7 @@ def _is_dataclass(cls: type) -> bool:
 
 
 @lru_cache(maxsize=512)
-def _fields(cls: type) -> dict[str, Field[Any]]:
+def _fields(cls: Any) -> dict[str, Field[Any]]:
     """The fields of a dataclass; refused if it is a dict, an int or the like besides."""
     try:
         object.__new__(cls)
@@ -948,7 +957,7 @@ def _fields(cls: type) -> dict[str, Field[Any]]:
 
 
 @lru_cache(maxsize=512)
-def _slots(cls: type) -> dict[str, Any]:
+def _slots(cls: Any) -> dict[str, Any]:
     """The descriptors of what instances hold outside their ``__dict__``."""
     slots: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
@@ -968,8 +977,9 @@ def _attributes(thing: object) -> dict[str, Any] | None:
 
 def _state(thing: object) -> dict[str, Any]:
     """All that an instance holds, by name; properties and attributes of its class are not."""
+    cls: Any = type(thing)
     state: dict[str, Any] = {}
-    for name, slot in _slots(type(thing)).items():
+    for name, slot in _slots(cls).items():
         with suppress(AttributeError):  # a slot that was never filled
             item = slot.__get__(thing)
             if item is not None or slot.__objclass__ not in _C_FIELDS:
@@ -979,14 +989,15 @@ def _state(thing: object) -> dict[str, Any]:
 
 
 def _restore(thing: object, state: dict[str, Any]) -> None:
-    slots, attributes = _slots(type(thing)), _attributes(thing)
+    cls: Any = type(thing)
+    slots, attributes = _slots(cls), _attributes(thing)
     for name, item in state.items():
         if name in slots:
             slots[name].__set__(thing, item)
         elif attributes is not None:
             attributes[name] = item
         else:
-            raise _Refused(f"has {name!r}, for which {_class_name(type(thing))} has no slot")
+            raise _Refused(f"has {name!r}, for which {_class_name(cls)} has no slot")
 
 
 def _blank(cls: Any) -> Any:

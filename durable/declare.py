@@ -59,7 +59,7 @@ class WorkflowFunction(Generic[P, R]):
         return self._run_on(host, *args, **kwargs)
 
     def start(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
-        """Run it in the background, in a workflow as a child; it is on the disk when this returns."""
+        """Run it in the background, in a workflow as a child; it is on the disk on return."""
         return self._start_on(current_host(f"workflow {self.name!r}"), *args, **kwargs)
 
     def options(

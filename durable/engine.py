@@ -268,6 +268,14 @@ class Engine(Client):
             )
         host.runs.wait_idle(deadline)
 
+    def _abandon(self) -> None:
+        """Stop as if the process had died here: nothing more is written, runs count as dead."""
+        with self._mutex:
+            host, self._host = self._host, None
+            if host is not None:
+                host.database.die()
+                self._shut(host)
+
     def _shut(self, host: Host) -> None:
         host.stopping = True
         registry.unlisten(self._declared)
@@ -278,19 +286,24 @@ class Engine(Client):
         host.timers.close()
         if self._watcher is not None:
             self._watcher.close()
-        try:
-            host.database.write(
-                "close",
-                lambda tx: workflows.close_session(tx, host.session, now=self._clock.now()),
-            )
-        except DurableError as error:
-            log.error("%s could not be told that its engine closes: %s", self._path, error)
+        self._close_session(host)
         host.database.close()
         host.waiting.notify_all()
         host.join(GRACE)
         self._lock.release()
         atexit.unregister(self._close_at_exit)
         _engines.remove(self)
+
+    def _close_session(self, host: Host) -> None:
+        now = self._clock.now()
+        try:
+            host.database.write(
+                "close", lambda tx: workflows.close_session(tx, host.session, now=now)
+            )
+        except EngineClosed:
+            pass  # it was abandoned
+        except DurableError as error:
+            log.error("%s could not be told that its engine closes: %s", self._path, error)
 
     def _close_at_exit(self) -> None:
         """The program ends without having closed: nothing that ran counts as a death."""

@@ -188,8 +188,8 @@ class NonDeterminism(DurableError):
     def __str__(self) -> str:
         return (
             f"workflow {self.workflow_id!r} ({self.workflow_name}): step {self.step} was recorded "
-            f"as {self.recorded!r}, and the code now asks for {self.asked!r}; guard the change with "
-            f"durable.patched(…) and resume it, or fork it at a step before {self.step}"
+            f"as {self.recorded!r}, and the code now asks for {self.asked!r}; guard the change "
+            f"with durable.patched(…) and resume it, or fork it at a step before {self.step}"
         )
 
 
@@ -259,7 +259,7 @@ class StorageError(DurableError):
 
 
 class NotADurableFile(StorageError):
-    """The path is not a file that durable made: a folder, another format, another program's file."""
+    """The path is not a file that durable made: a folder, or a file of another program."""
 
 
 class NewerSchema(StorageError):

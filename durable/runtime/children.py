@@ -58,13 +58,15 @@ def _wait_outside(
 ) -> Outcome:
     keys, find = file.database.read(subject)
 
-    def look(tx: Tx) -> Outcome | BaseException | None:
-        return find(tx, NOWHERE) or file.failure_of(workflow_id)
+    def look(tx: Tx) -> tuple[Outcome | None, BaseException | None] | None:
+        outcome, failure = find(tx, NOWHERE), file.failure_of(workflow_id)
+        return None if outcome is None and failure is None else (outcome, failure)
 
-    found: Outcome | BaseException | None = file.wait_for(keys, look, timeout)
-    if isinstance(found, BaseException):
-        raise found
-    return found or Outcome(TIMEOUT)
+    outcome, failure = file.wait_for(keys, look, timeout) or (Outcome(TIMEOUT), None)
+    if outcome is None:
+        assert failure is not None
+        raise failure
+    return outcome
 
 
 def _end_of(tx: Tx, workflow_id: str) -> Subject:

@@ -52,7 +52,7 @@ class Run:
 
     @cached_property
     def random_ids(self) -> Random:
-        """The generator of `durable.uuid4`, apart from the other so that neither moves the other."""
+        """The generator of `durable.uuid4`: numbers drawn from the other do not move it."""
         return Random(f"{self.seed} uuid4")
 
     @property

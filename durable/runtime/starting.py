@@ -153,7 +153,7 @@ def _begun(host: Host, run: Run, created: int | None) -> Begun:
 
 
 def _insert(tx: Tx, host: Host, new: workflows.NewWorkflow) -> int | None:
-    """The number of the new row; None if it is there already, WorkflowConflict if it is another's."""
+    """The number of the new row; None if it exists, WorkflowConflict if it is another's."""
     created = workflows.insert(tx, new, holder=host.session, now=host.clock.now())
     if created is None:
         existing = workflows.find(tx, new.id)

@@ -142,6 +142,7 @@ class Database:
         self._queue: list[_Request[Any]] = []
         self._leader: _Request[Any] | None = None
         self._closing = False
+        self._dead = False
         self._idle = threading.Condition(self._mutex)
         self._readers: list[sqlite3.Connection] = []
         self._uri = _uri(path, create)
@@ -264,6 +265,8 @@ class Database:
             for request in batch:
                 self._run(request, alone=len(batch) == 1)
             committing = True
+            if self._dead:
+                raise EngineClosed(f"{self.path} was abandoned")
             self._writer.execute("COMMIT")
         except Exception as error:
             self._rollback()
@@ -407,6 +410,11 @@ class Database:
     def watch(self) -> Watch:
         """A look at whether any other connection has changed the file since the last look."""
         return Watch(self._connect())
+
+    def die(self) -> None:
+        """Close the file as the death of the process would: nothing more is committed."""
+        self._dead = True
+        self.close()
 
     def close(self) -> None:
         """Finish what was accepted, refuse all else, close the file. May be called twice."""

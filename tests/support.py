@@ -1,0 +1,44 @@
+"""What tests have in common: gates that order events, and engines that die."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from durable import Engine
+
+PATIENCE = 20.0
+"""Seconds after which a wait of a test has failed; never how long something is expected to take."""
+
+
+class Gate:
+    """A point in a step or workflow: the test waits until it is reached, then lets it pass."""
+
+    def __init__(self) -> None:
+        self._reached = threading.Event()
+        self._open = threading.Event()
+
+    def pass_through(self) -> None:
+        """Called by the code under test: say that it is here, and wait until the gate opens."""
+        self._reached.set()
+        assert self._open.wait(PATIENCE), "the gate was never opened"
+
+    def wait_reached(self) -> None:
+        """Wait until the code under test is at the gate."""
+        assert self._reached.wait(PATIENCE), "the gate was never reached"
+
+    def open(self) -> None:
+        """Let it pass, now and later."""
+        self._open.set()
+
+
+@contextmanager
+def dying(path: str, **options: Any) -> Iterator[Engine]:
+    """An engine whose process dies at the end of the block: nothing more is written by it."""
+    engine = Engine(path, **options).open()
+    try:
+        yield engine
+    finally:
+        engine._abandon()
