@@ -170,7 +170,8 @@ def encode_error(error: BaseException) -> str:
 def error_is_exact(text: str) -> bool:
     """Whether `decode_error` gives back all of the exception but its frames."""
     try:
-        return "lossy" not in _parse(text)
+        node = _parse(text)
+        return "$error" in node and "lossy" not in node
     except Exception:
         return False
 
@@ -985,6 +986,8 @@ def _state(thing: object) -> dict[str, Any]:
             if item is not None or slot.__objclass__ not in _C_FIELDS:
                 state[name] = item
     state |= _attributes(thing) or {}
+    if not {str}.issuperset(map(type, state)):
+        raise _Refused("has an attribute whose name is not a str")
     return {name: item for name, item in state.items() if name not in _UNRECORDED}
 
 

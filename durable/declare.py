@@ -36,10 +36,10 @@ class WorkflowFunction(Generic[P, R]):
         bound_to: Any = None,
         options: Options = Options(),  # noqa: B008
     ) -> None:
+        functools.update_wrapper(self, spec.fn)
         self._spec = spec
         self._bound_to = bound_to
         self._options = options
-        functools.update_wrapper(self, spec.fn)
 
     @property
     def fn(self) -> Callable[P, R]:
@@ -120,9 +120,9 @@ class StepFunction(Generic[P, R]):
     """A function under ``@step``: a checkpoint when a workflow calls it, itself anywhere else."""
 
     def __init__(self, spec: StepSpec, kind: str) -> None:
+        functools.update_wrapper(self, spec.fn)
         self._spec = spec
         self._kind = kind
-        functools.update_wrapper(self, spec.fn)
 
     @property
     def fn(self) -> Callable[..., R]:
@@ -162,9 +162,9 @@ class _BoundStep(StepFunction[P, R]):
     """A step that is a method, bound."""
 
     def __init__(self, spec: StepSpec, unbound: StepFunction[Any, R]) -> None:
+        functools.update_wrapper(self, unbound)
         self._spec = spec
         self._kind = "static"
-        functools.update_wrapper(self, unbound)
 
 
 def _call_method_with_cursor(
@@ -213,7 +213,7 @@ def workflow(
         spec = WorkflowSpec(
             name=_check_name(name) or qualified_name(plain),
             fn=plain,
-            kind="class" if kind == "class" else "function",
+            kind=kind,
             timeout=optional_seconds(timeout, "the timeout of a workflow"),
             max_recoveries=_check_count(max_recoveries),
             aliases=tuple(_check_name(alias) or "" for alias in aliases),

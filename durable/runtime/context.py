@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from durable.errors import NoEngine, NonDeterminism, NotAllowedHere, NotInWorkflow
@@ -121,7 +121,8 @@ def enter_run(host: Host, run: Run) -> Iterator[Scope]:
 @contextmanager
 def enter_step(scope: Scope, step: StepCall) -> Iterator[None]:
     """The calling thread runs the body of a step."""
-    token = _scope.set(replace(scope, step=step, thread=threading.get_ident()))
+    inner = Scope(scope.host, scope.run, threading.get_ident(), scope.lane, step=step)
+    token = _scope.set(inner)
     try:
         yield
     finally:

@@ -15,11 +15,14 @@ from durable.retry import Retry
 
 @dataclass(frozen=True, eq=False)
 class WorkflowSpec:
-    """A declared workflow; `kind` says what the function is bound to when it is called."""
+    """A declared workflow; `kind` says what the function is bound to when it is called.
+
+    It is "function" or "static" (to nothing), "class" (a class method) or "instance".
+    """
 
     name: str
     fn: Callable[..., Any]
-    kind: str = "function"  # or "class" (a class method) or "instance"
+    kind: str = "function"
     timeout: float | None = None
     max_recoveries: int = 100
     aliases: tuple[str, ...] = ()
@@ -27,6 +30,11 @@ class WorkflowSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "signature", inspect.signature(self.fn))
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether its first argument is an instance or a class."""
+        return self.kind in ("class", "instance")
 
 
 @dataclass(frozen=True, eq=False)

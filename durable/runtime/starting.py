@@ -198,11 +198,19 @@ def _new(
     )
 
 
+def _check_arguments(invocation: Invocation) -> None:
+    spec = invocation.spec
+    bound = (invocation.bound_to,) if spec.is_bound else ()
+    try:
+        spec.signature.bind(*bound, *invocation.args, **invocation.kwargs)
+    except TypeError as error:
+        raise TypeError(f"{spec.name}(): {error}") from None
+
+
 def _input(file: File, invocation: Invocation) -> str:
     """The recorded arguments; TypeError if the function does not take them."""
     spec, bound_to = invocation.spec, invocation.bound_to
-    bound = () if spec.kind == "function" else (bound_to,)
-    spec.signature.bind(*bound, *invocation.args, **invocation.kwargs)
+    _check_arguments(invocation)
     if spec.kind == "instance":
         registry.add_instance(bound_to)
     recorded: list[Any] = [list(invocation.args), invocation.kwargs]
