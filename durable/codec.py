@@ -43,7 +43,13 @@ from ipaddress import (
     IPv6Network,
 )
 from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
-from types import EllipsisType, MemberDescriptorType, NoneType, NotImplementedType
+from types import (
+    BuiltinFunctionType,
+    EllipsisType,
+    MemberDescriptorType,
+    NoneType,
+    NotImplementedType,
+)
 from typing import Any, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -51,8 +57,8 @@ from zoneinfo import ZoneInfo
 from durable.errors import RemoteError, SerializationError
 from durable.names import find_class, qualified_name
 
-# The deepest nesting of containers. Each takes up to 3 levels of JSON and 4 frames of Python: this
-# leaves half of the default recursion limit to the caller, whose stack may be deep already.
+# The deepest nesting of containers. One takes up to 4 frames, a defaultdict 6, of the 1000 that
+# Python allows by default: that leaves the caller, whose stack may be deep already, about half.
 _DEEPEST = 100
 _LONGEST_CHAIN = 20  # exceptions, each the cause or the context of the one before
 _LONGEST_TRACEBACK = 16_000  # characters
@@ -77,7 +83,7 @@ class Codec(Protocol):
 
 
 class JsonCodec:
-    """The default: exact, readable in the ``sqlite3`` shell, safe to read from a file of others."""
+    """The default: exact, readable in the ``sqlite3`` shell, safe to read from anyone's file."""
 
     def encode(self, value: object) -> str:
         """The JSON text of `value`; SerializationError names the place that has no exact form."""
@@ -306,6 +312,122 @@ def _key_place(key: object, index: int) -> str:
 def _check_depth(depth: int) -> None:
     if depth > _DEEPEST:
         raise _Refused(f"is nested more than {_DEEPEST} containers deep")
+
+
+# ---- What an object holds, read and written past the code of its class
+
+_BUILTIN_ERRORS = frozenset(
+    cls
+    for cls in vars(builtins).values()
+    if isinstance(cls, type) and issubclass(cls, BaseException)
+)
+_UNICODE_ERRORS = {UnicodeEncodeError: str, UnicodeDecodeError: bytes, UnicodeTranslateError: str}
+_UNICODE_FIELDS = ("encoding", "object", "start", "end", "reason")
+# What builtin exceptions keep neither in their args nor in their __dict__; but AttributeError.obj
+# may be anything, and is there for whoever looks for the mistake: like the frames, it is left out.
+_C_FIELDS: dict[type, tuple[str, ...]] = {
+    OSError: ("errno", "strerror", "filename", "filename2", "winerror", "characters_written"),
+    ImportError: ("msg", "name", "path", "name_from"),
+    NameError: ("name",),
+    AttributeError: ("name",),
+    StopIteration: ("value",),
+    SystemExit: ("code",),
+    **dict.fromkeys(_UNICODE_ERRORS, _UNICODE_FIELDS),
+    SyntaxError: (
+        *("msg", "filename", "lineno", "offset", "text"),
+        *("end_lineno", "end_offset", "print_file_and_line"),
+    ),
+}
+
+
+def _has(cls: type, name: str) -> bool:
+    """hasattr(), past the metaclass."""
+    return any(name in vars(base) for base in cls.__mro__)
+
+
+def _is_namedtuple(cls: type) -> bool:
+    return issubclass(cls, tuple) and _has(cls, "_fields")
+
+
+def _is_dataclass(cls: type) -> bool:
+    return _has(cls, "__dataclass_fields__")
+
+
+@lru_cache(maxsize=512)
+def _fields(cls: Any) -> dict[str, Field[Any]]:
+    """The fields of a dataclass; refused if it is a dict, an int or the like besides."""
+    for base in cls.__mro__[:-1]:
+        if isinstance(vars(base).get("__new__"), BuiltinFunctionType):
+            raise _Refused(
+                f"is of class {_class_name(cls)}, both a dataclass and a {base.__name__}"
+            )
+    return {field.name: field for field in fields(cls)}
+
+
+@lru_cache(maxsize=512)
+def _slots(cls: Any) -> dict[str, Any]:
+    """The descriptors of what instances hold outside their ``__dict__``."""
+    slots: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        own = vars(base)
+        if "__slots__" in own:
+            slots |= {name: own[name] for name in own if type(own[name]) is MemberDescriptorType}
+        slots |= {name: own[name] for name in _C_FIELDS.get(base, ()) if name in own}
+    return slots
+
+
+def _attributes(thing: object) -> dict[str, Any] | None:
+    try:
+        return object.__getattribute__(thing, "__dict__")  # type: ignore[no-any-return]
+    except AttributeError:
+        return None
+
+
+def _state(thing: object) -> dict[str, Any]:
+    """All that an instance holds, by name; properties and attributes of its class are not."""
+    cls: Any = type(thing)
+    state: dict[str, Any] = {}
+    for name, slot in _slots(cls).items():
+        with suppress(AttributeError):  # a slot that was never filled
+            item = slot.__get__(thing)
+            if item is not None or slot.__objclass__ not in _C_FIELDS:
+                state[name] = item
+    state |= _attributes(thing) or {}
+    if not {str}.issuperset(map(type, state)):
+        raise _Refused("has an attribute whose name is not a str")
+    return {name: item for name, item in state.items() if name not in _UNRECORDED}
+
+
+def _restore(thing: object, state: dict[str, Any]) -> None:
+    cls: Any = type(thing)
+    slots, attributes = _slots(cls), _attributes(thing)
+    for name, item in state.items():
+        if name in slots:
+            slots[name].__set__(thing, item)
+        elif attributes is not None:
+            attributes[name] = item
+        else:
+            raise _Refused(f"has {name!r}, for which {_class_name(cls)} has no slot")
+
+
+def _check_unicode_error(cls: type, state: dict[str, Any]) -> None:
+    """Python crashes in str() where the `object` or `start` of one is not what __init__ takes."""
+    for base, kind in _UNICODE_ERRORS.items():
+        if issubclass(cls, base) and "object" in state:
+            possible = type(state["object"]) is kind and state.get("start", 0) >= 0
+            if not possible:
+                raise _Refused(f"is no {base.__name__}: its object or start is impossible")
+
+
+def _blank(cls: Any) -> Any:
+    """An exception of class `cls`, made by its nearest builtin base and by no code of its own."""
+    base = cls
+    while base not in _BUILTIN_ERRORS:
+        base = base.__base__
+    try:
+        return base.__new__(cls)
+    except TypeError:
+        raise _Refused(f"is of class {_class_name(cls)}, made by an extension module") from None
 
 
 # ---- The classes of the standard library that have a tag
@@ -618,7 +740,7 @@ def _write_error(writer: _Writer, value: BaseException, depth: int) -> dict[str,
 class _ErrorWriter:
     """One exception with its chain on its way to JSON.
 
-    `lenient` replaces what has no exact form by its repr, where it is `lossy`, and refuses nothing.
+    `lenient` refuses nothing: what has no exact form is replaced by its repr, and sets `lossy`.
     """
 
     def __init__(self, writer: _Writer, *, lenient: bool) -> None:
@@ -811,7 +933,9 @@ class _Reader:
                 object.__setattr__(error, "args", tuple(self.items(node["args"])))
         else:
             raise _Refused(f"is of class {node['$error']}, and was recorded as text only")
-        _restore(error, self.members(node.get("attributes", {})))
+        attributes = self.members(node.get("attributes", {}))
+        _check_unicode_error(cls, attributes)
+        _restore(error, attributes)
         return error
 
     def group(self, cls: Any, node: dict[str, Any], lenient: bool) -> BaseException:
@@ -819,8 +943,9 @@ class _Reader:
         for index, member in enumerate(node["errors"]):
             with _within(node, f".exceptions[{index}]"):
                 members.append(self.error(member, lenient=lenient))
-        error: BaseException = BaseExceptionGroup.__new__(cls, node["message"], members)
-        object.__setattr__(error, "args", (node["message"], members))
+        message = self.value(node["message"])
+        error: BaseException = BaseExceptionGroup.__new__(cls, message, members)
+        object.__setattr__(error, "args", (message, members))
         return error
 
 
@@ -901,114 +1026,7 @@ _CLASS_READERS: dict[str, Callable[[_Reader, dict[str, Any]], Any]] = {
 _IS_KIND: dict[str, Callable[[type], bool]] = {
     "$enum": lambda cls: issubclass(cls, Enum),
     "$flag": lambda cls: issubclass(cls, Flag),
-    "$namedtuple": lambda cls: _is_namedtuple(cls),
-    "$dataclass": lambda cls: _is_dataclass(cls),
+    "$namedtuple": _is_namedtuple,
+    "$dataclass": _is_dataclass,
     "$error": lambda cls: issubclass(cls, BaseException),
 }
-
-
-# ---- What an object holds, read and written past the code of its class
-
-_BUILTIN_ERRORS = frozenset(
-    cls
-    for cls in vars(builtins).values()
-    if isinstance(cls, type) and issubclass(cls, BaseException)
-)
-_UNICODE_FIELDS = ("encoding", "object", "start", "end", "reason")
-# What builtin exceptions keep neither in their args nor in their __dict__; but AttributeError.obj
-# may be anything, and is there for whoever looks for the mistake: like the frames, it is left out.
-_C_FIELDS: dict[type, tuple[str, ...]] = {
-    OSError: ("errno", "strerror", "filename", "filename2", "winerror", "characters_written"),
-    ImportError: ("msg", "name", "path", "name_from"),
-    NameError: ("name",),
-    AttributeError: ("name",),
-    StopIteration: ("value",),
-    SystemExit: ("code",),
-    UnicodeEncodeError: _UNICODE_FIELDS,
-    UnicodeDecodeError: _UNICODE_FIELDS,
-    UnicodeTranslateError: _UNICODE_FIELDS,
-    SyntaxError: (
-        *("msg", "filename", "lineno", "offset", "text"),
-        *("end_lineno", "end_offset", "print_file_and_line"),
-    ),
-}
-
-
-def _has(cls: type, name: str) -> bool:
-    """hasattr(), past the metaclass."""
-    return any(name in vars(base) for base in cls.__mro__)
-
-
-def _is_namedtuple(cls: type) -> bool:
-    return issubclass(cls, tuple) and _has(cls, "_fields")
-
-
-def _is_dataclass(cls: type) -> bool:
-    return _has(cls, "__dataclass_fields__")
-
-
-@lru_cache(maxsize=512)
-def _fields(cls: Any) -> dict[str, Field[Any]]:
-    """The fields of a dataclass; refused if it is a dict, an int or the like besides."""
-    try:
-        object.__new__(cls)
-    except TypeError:
-        raise _Refused(f"is of class {_class_name(cls)}, which is more than a dataclass") from None
-    return {field.name: field for field in fields(cls)}
-
-
-@lru_cache(maxsize=512)
-def _slots(cls: Any) -> dict[str, Any]:
-    """The descriptors of what instances hold outside their ``__dict__``."""
-    slots: dict[str, Any] = {}
-    for base in reversed(cls.__mro__):
-        own = vars(base)
-        if "__slots__" in own:
-            slots |= {name: own[name] for name in own if type(own[name]) is MemberDescriptorType}
-        slots |= {name: own[name] for name in _C_FIELDS.get(base, ()) if name in own}
-    return slots
-
-
-def _attributes(thing: object) -> dict[str, Any] | None:
-    try:
-        return object.__getattribute__(thing, "__dict__")  # type: ignore[no-any-return]
-    except AttributeError:
-        return None
-
-
-def _state(thing: object) -> dict[str, Any]:
-    """All that an instance holds, by name; properties and attributes of its class are not."""
-    cls: Any = type(thing)
-    state: dict[str, Any] = {}
-    for name, slot in _slots(cls).items():
-        with suppress(AttributeError):  # a slot that was never filled
-            item = slot.__get__(thing)
-            if item is not None or slot.__objclass__ not in _C_FIELDS:
-                state[name] = item
-    state |= _attributes(thing) or {}
-    if not {str}.issuperset(map(type, state)):
-        raise _Refused("has an attribute whose name is not a str")
-    return {name: item for name, item in state.items() if name not in _UNRECORDED}
-
-
-def _restore(thing: object, state: dict[str, Any]) -> None:
-    cls: Any = type(thing)
-    slots, attributes = _slots(cls), _attributes(thing)
-    for name, item in state.items():
-        if name in slots:
-            slots[name].__set__(thing, item)
-        elif attributes is not None:
-            attributes[name] = item
-        else:
-            raise _Refused(f"has {name!r}, for which {_class_name(cls)} has no slot")
-
-
-def _blank(cls: Any) -> Any:
-    """An exception of class `cls`, made by its nearest builtin base and by no code of its own."""
-    base = cls
-    while base not in _BUILTIN_ERRORS:
-        base = base.__base__
-    try:
-        return base.__new__(cls)
-    except TypeError:
-        raise _Refused(f"is of class {_class_name(cls)}, made by an extension module") from None

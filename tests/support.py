@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,3 +43,12 @@ def dying(path: str, **options: Any) -> Iterator[Engine]:
         yield engine
     finally:
         engine._abandon()
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Look again and again until the condition holds; fail if it never does."""
+    limit = time.monotonic() + PATIENCE
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < limit, "what the test waits for never happened"
+        pause.wait(0.001)

@@ -117,9 +117,10 @@ class Runs:
             return list(self._active.get(workflow_id, ()))
 
     def has(self, workflow_id: str) -> bool:
-        """Whether the workflow is running or parked."""
+        """Whether the workflow is running or parked; a run that is being stopped does not count."""
         with self._changed:
-            return workflow_id in self._active or workflow_id in self._parked
+            active = self._active.get(workflow_id, ())
+            return workflow_id in self._parked or any(not run.stopping for run in active)
 
     def all(self) -> list[Run]:
         """All that are running or waiting on a thread."""

@@ -9,7 +9,7 @@ import pytest
 
 import durable
 from durable import Engine, Retry, Status, step, transaction, workflow
-from tests.support import PATIENCE, Gate, dying
+from tests.support import PATIENCE, Gate, dying, until
 
 
 class Flaky(Exception):
@@ -43,8 +43,7 @@ def test_a_recorded_step_never_runs_again(path: str) -> None:
     with dying(path) as engine:
         wf.options(id="one").start()
         engine.handle("one")
-        while not engine.handle("one").steps():
-            pass
+        until(lambda: engine.handle("one").steps())
     with Engine(path) as engine:
         engine.send("one", None)
         assert engine.handle("one").result(PATIENCE) == ["A", "B"]
@@ -87,8 +86,7 @@ def test_the_error_of_a_step_is_recorded_and_is_itself(path: str) -> None:
 
     with dying(path) as engine:
         wf.options(id="one").start()
-        while not engine.handle("one").steps():
-            pass
+        until(lambda: engine.handle("one").steps())
     with Engine(path) as engine:
         engine.send("one", None)
         assert engine.handle("one").result(PATIENCE) == ["Flaky", "failed with 1", 1]
@@ -198,8 +196,7 @@ def test_retries_keep_their_count_and_next_moment_over_a_restart(path: str) -> N
 
     with dying(path) as engine:
         handle = wf.options(id="one").start()
-        while not handle.steps():
-            pass
+        until(lambda: handle.steps())
         recorded = handle.steps()[0]
         assert recorded.outcome is None
         assert recorded.attempt == 1
@@ -225,8 +222,7 @@ def test_closing_during_a_pause_counts_nothing(path: str) -> None:
 
     engine = Engine(path).open()
     handle = wf.options(id="one").start()
-    while not handle.steps():
-        pass
+    until(lambda: handle.steps())
     engine.close(timeout=0)
     with Engine(path, recover="manual") as engine:
         assert engine.handle("one").info().status is Status.PENDING
@@ -270,8 +266,7 @@ def test_the_first_value_seen_equals_the_replayed_one(path: str) -> None:
 
     with dying(path) as engine:
         handle = wf.options(id="one").start()
-        while len(handle.steps()) < 2:
-            pass
+        until(lambda: len(handle.steps()) >= 2)
     with Engine(path) as engine:
         engine.send("one", None)
         assert engine.handle("one").result(PATIENCE) == [[0, 99], [0, 1]]
