@@ -36,6 +36,10 @@ class Clock(Protocol):
     long as `ready` is only ever called with `condition` held.
     """
 
+    @property
+    def real(self) -> bool:
+        """Whether it goes by itself, for other processes too; else nobody watches for them."""
+
     def now(self) -> float:
         """The moment, in seconds since 1970 UTC."""
 
@@ -53,6 +57,8 @@ class Clock(Protocol):
 
 class SystemClock:
     """The clock of the machine."""
+
+    real = True
 
     def now(self) -> float:
         """The wall clock's moment."""

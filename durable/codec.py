@@ -602,8 +602,9 @@ class _Writer:
         return tree
 
     def mapping(self, value: dict[Any, Any], depth: int) -> dict[str, Any]:
+        careful = self.careful
         for key in value:
-            if type(key) is not str or key[:1] == "$" or (self.careful and not _is_utf8(key)):
+            if type(key) is not str or key[:1] == "$" or (careful and not _is_utf8(key)):
                 return {"$dict": self.pairs(value, depth)}
         return self.members(value, value, depth)
 
@@ -611,6 +612,8 @@ class _Writer:
         """The parts `items` of `owner`, by name."""
         _check_depth(depth)
         atoms = self.atoms
+        if atoms.issuperset(map(type, items.values())):
+            return items
         tree: dict[str, Any] = {}
         try:
             for name, item in items.items():

@@ -130,7 +130,7 @@ class Engine(Client):
             database, self._codec, clock, Waiting(clock), Runs(clock), Timers(clock), self._version
         )
         try:
-            watcher = Watcher(host) if self._path != MEMORY else None
+            watcher = Watcher(host) if self._path != MEMORY and clock.real else None
             host.session = database.write("open", self._open_session)
             if watcher is not None:
                 watcher.start()

@@ -70,7 +70,7 @@ class SerializationError(DurableError, TypeError):
         self.path, self.reason, self.what = path, reason, what
 
     def __str__(self) -> str:
-        return f"{self.what} cannot be recorded: {self.path} {self.reason}"
+        return f"{self.what} cannot be serialized: {self.path} {self.reason}"
 
 
 class RemoteError(DurableError):

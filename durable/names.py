@@ -21,7 +21,12 @@ def module_name(module: str) -> str:
     if spec is not None:
         return str(spec.name)
     file = getattr(main, "__file__", None)
-    return PurePath(file).stem if file else "__main__"
+    return _stem(file) if file else "__main__"
+
+
+@functools.cache
+def _stem(file: str) -> str:
+    return PurePath(file).stem
 
 
 def qualified_name(thing: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -148,7 +147,7 @@ def fork(
     if new_id is not None:
         check_id(new_id)
     now = file.clock.now()
-    fresh_id = new_id or str(uuid.uuid4())
+    fresh_id = new_id or file.new_id()
 
     def write(tx: Tx) -> str:
         original = workflows.find(tx, workflow_id)

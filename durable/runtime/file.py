@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -36,6 +37,14 @@ class File:
                 if deadline is not None and self.clock.now() >= deadline:
                     return None
                 listener.wait(deadline)
+
+    def new_id(self) -> str:
+        """The id of a workflow that is given none."""
+        return str(uuid.uuid4())
+
+    def new_message_key(self) -> str | None:
+        """The idempotency key of a message from outside that is given none."""
+        return None
 
     def failure_of(self, workflow_id: str) -> BaseException | None:
         """Why a run of this process stopped without an outcome; only an engine knows."""

@@ -34,6 +34,8 @@ def send(
     _check_text(idempotency_key, "an idempotency key")
     text = encode_for(file, message, f"the message to {workflow_id!r}")
     sender = None if scope is None else scope.run.id
+    if scope is None and idempotency_key is None:
+        idempotency_key = file.new_message_key()
 
     def add(tx: Tx) -> None:
         target = workflows.find(tx, workflow_id)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,7 +100,7 @@ def _begin(host: Host, scope: Scope | None, invocation: Invocation) -> Begun:
     text = _input(host, invocation)
     if scope is not None:
         return drive(_begin_child(scope, invocation, text), scope)
-    new = _new(host, invocation, text, str(uuid.uuid4()), None)
+    new = _new(host, invocation, text, host.new_id(), None)
     run = _run(new, invocation.spec)
     host.runs.add(run)
     try:

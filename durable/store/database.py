@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 from durable.clock import Clock
 from durable.errors import (
@@ -40,6 +40,16 @@ BUSY_TRIES_BEFORE_A_WARNING = 20
 IDLE_READERS = 4
 
 _log = logging.getLogger("durable")
+
+
+class Observer(Protocol):
+    """Told of each write, on the thread that asked for it; it may raise to keep it from going on."""
+
+    def before(self, label: str) -> None:
+        """The write called `label` is about to begin."""
+
+    def after(self, label: str) -> None:
+        """It is over: committed, or undone as it failed; its caller does not know yet."""
 
 
 class Tx:
@@ -143,6 +153,7 @@ class Database:
         self._leader: _Request[Any] | None = None
         self._closing = False
         self._dead = False
+        self.observer: Observer | None = None
         self._idle = threading.Condition(self._mutex)
         self._readers: list[sqlite3.Connection] = []
         self._uri = _uri(path, create)
@@ -164,6 +175,8 @@ class Database:
         `label` names the write for people and for tests that crash around it.
         """
         self.check_process()
+        if self.observer is not None:
+            self.observer.before(label)
         request = _Request(label, fn, Tx(self._writer))
         try:
             if not self._enter(request):
@@ -173,6 +186,8 @@ class Database:
         except BaseException:
             self._abandon(request)
             raise
+        if self.observer is not None:
+            self.observer.after(label)
         return request.outcome()
 
     def read(self, fn: Callable[[Tx], T]) -> T:

@@ -1,0 +1,1 @@
+"""Testing workflows: time that one drives, every crash, every order."""

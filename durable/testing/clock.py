@@ -1,0 +1,322 @@
+"""A clock that one drives: it runs one thread at a time, in an order drawn from a seed, and jumps.
+
+Every thread of the engine, and the thread that made the clock (the *owner*: the test), hold a baton
+in turn. A thread gives it up when it waits on the clock, when it ends, and where the engine offers a
+switch (around each write). When all of them wait, the time jumps to the next deadline. While the
+owner does anything else than wait on the clock, it holds the baton: nothing moves behind its back.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from durable.clock import as_datetime, moment
+from durable.errors import InvalidArgument
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+# How often the owner, waiting, looks whether a thread that the clock does not know changed anything.
+LOOK_FOR_GUESTS = 0.01
+
+
+class Deadlock(AssertionError):
+    """Every thread waits, and none for a moment: nothing can happen any more. The text says who."""
+
+
+@dataclass
+class _Wait:
+    """What a member waits for; a `patient` one goes on only when nobody else can."""
+
+    condition: threading.Condition
+    ready: Callable[[], bool]
+    deadline: float | None
+    patient: bool = False
+
+    def is_over(self, now: float) -> bool:
+        if self.patient:
+            return False
+        if self.deadline is not None and now >= self.deadline:
+            return True
+        with self.condition:
+            return self.ready()
+
+
+@dataclass(eq=False)
+class _Member:
+    """A thread that takes the baton in turn; without a wait it is ready to go on."""
+
+    name: str
+    waits: _Wait | None = None
+    away: bool = False
+    ended: bool = False
+    deadlocked: bool = False
+    turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+
+
+class VirtualThread:
+    """A thread that the clock has spawned."""
+
+    def __init__(self, clock: VirtualClock, member: _Member, thread: threading.Thread) -> None:
+        self._clock = clock
+        self._member = member
+        self._thread = thread
+
+    def is_alive(self) -> bool:
+        """Whether it has not ended."""
+        return not self._member.ended
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until it has ended, `timeout` seconds of the clock at most."""
+        deadline = None if timeout is None else self._clock.now() + timeout
+        condition = threading.Condition(threading.Lock())
+        with condition:
+            if self._clock.wait(condition, lambda: self._member.ended, deadline):
+                self._thread.join()
+
+
+class VirtualClock:
+    """Time for tests: the same seed gives the same order of everything, every time.
+
+    Give it to an engine: ``Engine(path, clock=VirtualClock(seed=7))``. A sleep of thirty days takes
+    no time. `start`, an aware ``datetime``, is the first moment. Deadlock, saying who waits for
+    what, is raised in the test when nothing can happen any more.
+    """
+
+    real = False
+
+    def __init__(self, seed: int = 0, *, start: datetime = START) -> None:
+        self.seed = seed
+        self._now = moment(start, "the start of a clock")
+        self._random = random.Random(seed)
+        self._mutex = threading.Lock()
+        self._local = threading.local()
+        self._owner = _Member("the test")
+        self._local.member = self._owner
+        self._members = [self._owner]
+        self._holder: _Member | None = self._owner
+        self._owner_thread = threading.current_thread()
+        self._threads: set[threading.Thread] = set()
+        self._count = itertools.count(1)
+
+    # ------------------------------------------------------------------ what an engine uses
+
+    def now(self) -> float:
+        """The moment, in seconds since 1970 UTC."""
+        return self._now
+
+    def wait(
+        self, condition: threading.Condition, ready: Callable[[], bool], deadline: float | None
+    ) -> bool:
+        """Give up the baton until `ready()` or the deadline, as `Clock.wait` says."""
+        me = self._me()
+        if me is None:
+            return self._wait_as_guest(condition, ready, deadline)
+        while not ready():
+            if deadline is not None and self._now >= deadline:
+                return False
+            self._wait_once(me, _Wait(condition, ready, deadline))
+        return True
+
+    def spawn(self, name: str, target: Callable[[], None]) -> VirtualThread:
+        """A thread that begins when it is its turn."""
+        member = _Member(name)
+
+        def run() -> None:
+            self._local.member = member
+            member.turn.acquire()
+            try:
+                target()
+            finally:
+                self._end(member)
+
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        self._threads.add(thread)
+        self._members.append(member)
+        thread.start()
+        return VirtualThread(self, member, thread)
+
+    def switch(self) -> None:
+        """A place where another thread may go on first; the seed decides."""
+        me = self._me()
+        if me is None:
+            return
+        with self._mutex:
+            others = [each for each in self._able() if each is not me]
+            chosen = self._random.choice([me, *others])
+            if chosen is me:
+                return
+            self._give_to(chosen)
+        self._await_turn(me)
+
+    # ------------------------------------------------------------------ what a test uses
+
+    def advance(
+        self, *, days: float = 0, hours: float = 0, minutes: float = 0, seconds: float = 0
+    ) -> None:
+        """Let so much time pass, with all that falls due in it, in order."""
+        span = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
+        if span < 0:
+            raise InvalidArgument(f"time cannot be turned back, and {span} s are negative")
+        until = self._now + span
+        self._let_go_on(_Wait(threading.Condition(), lambda: False, until))
+        self.settle()
+
+    def settle(self) -> None:
+        """Let everything go on that can without any time passing."""
+        self._let_go_on(_Wait(threading.Condition(), lambda: False, None, patient=True))
+
+    @property
+    def moment(self) -> datetime:
+        """The present moment."""
+        return as_datetime(self._now)
+
+    @contextmanager
+    def outside(self) -> Iterator[None]:
+        """While inside, the test may wait for something that the clock does not know.
+
+        The engine's threads go on meanwhile, and the time stands still.
+        """
+        me = self._holding()
+        with self._mutex:
+            me.away = True
+            self._dispatch()
+        try:
+            yield
+        finally:
+            with self._mutex:
+                me.away = False
+                if self._holder is None:
+                    self._dispatch()
+            self._await_turn(me)
+
+    def table(self) -> str:
+        """Who waits for what, for people."""
+        return "\n".join(f"  {each.name}: {self._describe(each)}" for each in list(self._members))
+
+    # ------------------------------------------------------------------ the baton
+
+    def _me(self) -> _Member | None:
+        """The calling thread, if it holds the baton."""
+        me: _Member | None = getattr(self._local, "member", None)
+        return me if me is not None and self._holder is me else None
+
+    def _holding(self) -> _Member:
+        me = self._me()
+        if me is None:
+            raise InvalidArgument(
+                "only the thread that made the clock drives it, and never from inside a workflow"
+            )
+        return me
+
+    def _let_go_on(self, wait: _Wait) -> None:
+        with wait.condition:
+            self._wait_once(self._holding(), wait)
+
+    def _wait_once(self, me: _Member, wait: _Wait) -> None:
+        """Give the baton up until the wait may be over; its condition is held by the caller."""
+        me.waits = wait
+        wait.condition.release()
+        try:
+            with self._mutex:
+                self._dispatch()
+            self._await_turn(me)
+        finally:
+            me.waits = None
+            wait.condition.acquire()
+        if me.deadlocked:
+            me.deadlocked = False
+            raise Deadlock(f"nothing can happen any more:\n{self.table()}")
+
+    def _await_turn(self, me: _Member) -> None:
+        if me is not self._owner:
+            me.turn.acquire()
+            return
+        while not me.turn.acquire(timeout=LOOK_FOR_GUESTS):
+            with self._mutex:
+                if self._holder is None:
+                    self._dispatch()
+
+    def _wait_as_guest(
+        self, condition: threading.Condition, ready: Callable[[], bool], deadline: float | None
+    ) -> bool:
+        """The wait of a thread that the clock does not know: for real, looking again and again."""
+        while not ready():
+            if deadline is not None and self._now >= deadline:
+                return False
+            condition.wait(LOOK_FOR_GUESTS)
+        return True
+
+    def _dispatch(self) -> None:
+        """Give the baton to somebody, if anybody can go on; with the mutex held."""
+        self._holder = None
+        chosen = self._choose()
+        if chosen is not None:
+            self._give_to(chosen)
+
+    def _give_to(self, chosen: _Member) -> None:
+        self._holder = chosen
+        chosen.turn.release()
+
+    def _choose(self) -> _Member | None:
+        """Who goes on next, after a jump if need be; None where only a guest can change anything."""
+        while True:
+            able = self._able()
+            if able:
+                return self._random.choice(able)
+            if self._owner.away or self._owner.waits is None:
+                return None
+            if self._owner.waits.patient:
+                return self._owner
+            if not self._jump():
+                if self._has_guests():
+                    return None
+                self._owner.deadlocked = True
+                return self._owner
+
+    def _able(self) -> list[_Member]:
+        """Those who can go on now, in the order in which they joined."""
+        return [
+            each
+            for each in self._members
+            if not each.away and (each.waits is None or each.waits.is_over(self._now))
+        ]
+
+    def _jump(self) -> bool:
+        """Go to the next deadline; False if there is none."""
+        deadlines = [
+            each.waits.deadline
+            for each in self._members
+            if each.waits is not None and each.waits.deadline is not None
+        ]
+        if deadlines:
+            self._now = max(self._now, min(deadlines))
+        return bool(deadlines)
+
+    def _end(self, member: _Member) -> None:
+        with self._mutex:
+            member.ended = True
+            self._members.remove(member)
+            self._threads.discard(threading.current_thread())
+            self._dispatch()
+
+    def _has_guests(self) -> bool:
+        """Whether there are threads that may act although the clock does not know them."""
+        known = {self._owner_thread, *self._threads}
+        return any(not each.daemon and each not in known for each in threading.enumerate())
+
+    def _describe(self, member: _Member) -> str:
+        if member is self._holder:
+            return "running"
+        if member.away:
+            return "outside"
+        if member.waits is None:
+            return "ready"
+        if member.waits.deadline is None:
+            return "waits"
+        return f"waits until {as_datetime(member.waits.deadline).isoformat()}"
