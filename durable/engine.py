@@ -21,6 +21,7 @@ from durable.errors import DurableError, EngineClosed, InvalidArgument, NotAllow
 from durable.handle import Handle
 from durable.records import Workflow
 from durable.runtime import context, recovery
+from durable.runtime.hooks import Hooks
 from durable.runtime.host import Host, log
 from durable.runtime.registry import registry
 from durable.runtime.runs import Runs
@@ -77,6 +78,7 @@ class Engine(Client):
         self._synchronous = synchronous
         self._recover = recover
         self._version = version
+        self._hooks = Hooks()
         self._host: Host | None = None
         self._watcher: Watcher | None = None
         self._lock = FileLock(self._path)
@@ -127,8 +129,16 @@ class Engine(Client):
             on_commit=lambda keys: host.notified(keys),
         )
         host = Host(
-            database, self._codec, clock, Waiting(clock), Runs(clock), Timers(clock), self._version
+            database,
+            self._codec,
+            clock,
+            Waiting(clock),
+            Runs(clock),
+            Timers(clock),
+            self._hooks,
+            self._version,
         )
+        database.observer = self._hooks.observer
         try:
             watcher = Watcher(host) if self._path != MEMORY and clock.real else None
             host.session = database.write("open", self._open_session)
@@ -267,6 +277,12 @@ class Engine(Client):
                 ", …" if len(running) > 5 else "",
             )
         host.runs.wait_idle(deadline)
+
+    def _die(self) -> None:
+        """From here on nothing is written any more, as if the process had died; then `_abandon`."""
+        if self._file is not None:
+            self._file.database.die()
+            self._file.waiting.notify_all()
 
     def _abandon(self) -> None:
         """Stop as if the process had died here: nothing more is written, runs count as dead."""

@@ -174,4 +174,4 @@ class _ReplayLogger(logging.LoggerAdapter[logging.Logger]):
 
 
 logger = _ReplayLogger(logging.getLogger("durable.workflow"), {})
-"""A logger for workflows, silent while a run replays: what lies before a recorded step is said once."""
+"""A logger for workflows, silent while a run replays what it has said before."""

@@ -91,7 +91,7 @@ def run_here(host: Host, run: Run) -> Ended | None:
 
 
 def _run(host: Host, run: Run) -> Ended | None:
-    ended = _call(host, run)
+    ended = call_body(host, run)
     if ended is None:
         if isinstance(run.failure, NonDeterminism):
             ended = Ended(error_outcome(run.failure), run.failure)
@@ -103,7 +103,7 @@ def _run(host: Host, run: Run) -> Ended | None:
     return ended if _finish(host, run, ended.outcome) else None
 
 
-def _call(host: Host, run: Run) -> Ended | None:
+def call_body(host: Host, run: Run) -> Ended | None:
     """The outcome of the function; None if the run was stopped, whatever the function says."""
     try:
         if host.stopping:
@@ -123,7 +123,11 @@ def _function_result(host: Host, run: Run) -> Any:
     args, kwargs, *target = host.codec.decode(run.input)
     bound_to, _ = find_target(target[0] if target else None)
     bound = () if bound_to is None else (bound_to,)
-    return run.spec.fn(*bound, *args, **kwargs)
+    replacement = host.hooks.replacements.get(run.spec.name)
+    if replacement is not None:
+        return replacement(*args, **kwargs)
+    with host.hooks.guard():
+        return run.spec.fn(*bound, *args, **kwargs)
 
 
 def _encode(host: Host, run: Run, value: object) -> Outcome:

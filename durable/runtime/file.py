@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 from durable.clock import Clock
 from durable.codec import Codec
+from durable.runtime.hooks import no_key, random_id
 from durable.runtime.waiting import Waiting
 from durable.store.database import Database, Tx
 
@@ -40,10 +40,11 @@ class File:
 
     def new_id(self) -> str:
         """The id of a workflow that is given none."""
-        return str(uuid.uuid4())
+        return random_id()
 
     def new_message_key(self) -> str | None:
         """The idempotency key of a message from outside that is given none."""
+        no_key()
         return None
 
     def failure_of(self, workflow_id: str) -> BaseException | None:

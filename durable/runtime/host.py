@@ -11,6 +11,7 @@ from functools import partial
 from durable.clock import Thread
 from durable.errors import DurableError, EngineClosed
 from durable.runtime.file import File
+from durable.runtime.hooks import Hooks
 from durable.runtime.runs import Run, Runs
 from durable.runtime.timers import Timers
 from durable.store import workflows
@@ -24,6 +25,7 @@ class Host(File):
 
     runs: Runs
     timers: Timers
+    hooks: Hooks
     version: str | None = None
     session: int = 0
     on_start: Callable[[str], None] | None = None
@@ -35,6 +37,14 @@ class Host(File):
     _threads: list[Thread] = field(default_factory=list)
     _threads_mutex: threading.Lock = field(default_factory=threading.Lock)
     _prune_at: int = 64
+
+    def new_id(self) -> str:
+        """The id of a workflow that is given none."""
+        return self.hooks.new_id()
+
+    def new_message_key(self) -> str | None:
+        """The idempotency key of a message from outside that is given none."""
+        return self.hooks.new_message_key()
 
     def failure_of(self, workflow_id: str) -> BaseException | None:
         """Why the last run of the workflow stopped without an outcome."""
@@ -61,8 +71,10 @@ class Host(File):
                 target()
             except EngineClosed:
                 pass  # what it wanted to do is done by the next engine
-            except DurableError as error:
-                log.error("%s: %s", name, error)
+            except Exception as error:
+                self.hooks.errors.append(error)
+                expected = isinstance(error, DurableError)
+                log.error("%s: %s", name, error, exc_info=None if expected else error)
 
         with self._threads_mutex:
             if len(self._threads) >= self._prune_at:

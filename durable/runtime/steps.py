@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sqlite3
 from collections.abc import Callable
 from typing import Any
@@ -29,7 +28,7 @@ class _BodyFailed(Exception):
 def call(spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What the step returns: recorded in the body of a workflow, a plain call anywhere else."""
     scope = find_scope(f"step {spec.name!r}")
-    body = functools.partial(_call_body, spec.fn, args, kwargs)
+    body = _body(spec, scope, args, kwargs)
     if scope is None or scope.step is not None:
         return _call_plainly(spec, scope, body)
     outcome, live = drive(_step(scope, spec, body), scope)
@@ -38,10 +37,14 @@ def call(spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return settle(outcome, scope.host.codec)
 
 
-def _call_body(
-    fn: Body, args: tuple[Any, ...], kwargs: dict[str, Any], *cursor: sqlite3.Cursor
-) -> Any:
-    return fn(*cursor, *args, **kwargs)
+def _body(
+    spec: StepSpec, scope: Scope | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Body:
+    """The function with its arguments; a transaction's cursor is still to come, before them."""
+    replacement = None if scope is None else scope.host.hooks.replacements.get(spec.name)
+    if replacement is not None:
+        return lambda *cursor: replacement(*args, **kwargs)
+    return lambda *cursor: spec.fn(*cursor, *args, **kwargs)
 
 
 def _call_plainly(spec: StepSpec, scope: Scope | None, body: Body) -> Any:
@@ -110,7 +113,7 @@ def _try_transaction(
 
     def write(tx: Tx) -> Outcome:
         workflows.guard(tx, *scope.run.key)
-        with enter_step(scope, step):
+        with enter_step(scope, step), scope.host.hooks.unguard():
             value = _run_transaction(tx, spec, body)
         try:
             outcome = _encode(scope, step, value)

@@ -43,7 +43,7 @@ _log = logging.getLogger("durable")
 
 
 class Observer(Protocol):
-    """Told of each write, on the thread that asked for it; it may raise to keep it from going on."""
+    """Told of each write, on the thread that asked for it; it may raise to stop that thread."""
 
     def before(self, label: str) -> None:
         """The write called `label` is about to begin."""
@@ -425,6 +425,11 @@ class Database:
     def watch(self) -> Watch:
         """A look at whether any other connection has changed the file since the last look."""
         return Watch(self._connect())
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more calls."""
+        return self._closing
 
     def die(self) -> None:
         """Close the file as the death of the process would: nothing more is committed."""

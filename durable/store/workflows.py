@@ -136,6 +136,11 @@ def unfinished(tx: Tx, *, after: int, limit: int) -> list[State]:
     return [_state(row) for row in rows]
 
 
+def everything(tx: Tx) -> list[State]:
+    """All runs of the file, in the order of their creation."""
+    return [_state(row) for row in tx.rows("SELECT * FROM durable_workflow ORDER BY seq", {})]
+
+
 def ending(tx: Tx, seq: int) -> Ending | None:
     """How the run ended; None while it has not."""
     row = tx.row(

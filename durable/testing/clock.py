@@ -1,9 +1,9 @@
 """A clock that one drives: it runs one thread at a time, in an order drawn from a seed, and jumps.
 
-Every thread of the engine, and the thread that made the clock (the *owner*: the test), hold a baton
-in turn. A thread gives it up when it waits on the clock, when it ends, and where the engine offers a
-switch (around each write). When all of them wait, the time jumps to the next deadline. While the
-owner does anything else than wait on the clock, it holds the baton: nothing moves behind its back.
+Every thread of the engine, and the thread that made the clock (the *owner*: the test), hold a
+baton in turn. A thread gives it up when it waits on the clock, when it ends, and where the engine
+offers a switch (around each write). When all of them wait, the time jumps to the next deadline.
+While the owner does anything but wait on the clock, it holds the baton: nothing moves behind it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from durable.errors import InvalidArgument
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
-# How often the owner, waiting, looks whether a thread that the clock does not know changed anything.
+# How often the waiting owner looks whether a thread unknown to the clock changed anything.
 LOOK_FOR_GUESTS = 0.01
 
 
@@ -264,7 +264,7 @@ class VirtualClock:
         chosen.turn.release()
 
     def _choose(self) -> _Member | None:
-        """Who goes on next, after a jump if need be; None where only a guest can change anything."""
+        """Who goes on next, after a jump if need be; None where only a guest can help."""
         while True:
             able = self._able()
             if able:
