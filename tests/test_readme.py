@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -23,11 +25,13 @@ def test_the_python_blocks_run(
     monkeypatch.chdir(tmp_path)
     script = tmp_path / "tutorial.py"
     script.write_text("\n".join(blocks("python")))
+    monkeypatch.setitem(sys.modules, "tutorial", types.ModuleType("tutorial"))
     names = {"__name__": "tutorial", "__file__": str(script)}
     exec(compile(script.read_text(), str(script), "exec"), names)  # noqa: S102
     shown = capsys.readouterr().out
     assert "packed 17" in shown
     assert "Ann: None" in shown
+    assert "crashes:" in shown
 
 
 def test_exactly_two_commands() -> None:
@@ -41,7 +45,15 @@ def test_exactly_two_commands() -> None:
 def test_all_public_names_are_told() -> None:
     """Each public function and class is in the README, and each error in the tree of errors."""
     tree = durable.errors.__doc__ or ""
-    told_by_others = {"Cancellation", "Current", "Step", "Waited", "Workflow", "Opaque", "JsonCodec"}
+    told_by_others = {
+        "Cancellation",
+        "Current",
+        "Step",
+        "Waited",
+        "Workflow",
+        "Opaque",
+        "JsonCodec",
+    }
     for name in set(durable.__all__) - told_by_others:
         assert re.search(rf"\b{name}\b", README) or re.search(rf"\b{name}\b", tree), name
 

@@ -18,6 +18,7 @@ from durable.store.steps import Place, Record
 from durable.store.workflows import State
 
 PAGE = 500
+TRY_AGAIN_SECONDS = 1.0
 
 Wanted = Callable[[str], bool]
 
@@ -36,8 +37,17 @@ def sweep(host: Host, wanted: Wanted | None = None) -> None:
             if host.stopping:
                 return
             after = state.seq
-            if wanted is None or wanted(state.id):
+            if wanted is None or _is_wanted(wanted, state):
                 take_up_or_park(host, state)
+
+
+def _is_wanted(wanted: Wanted, state: State) -> bool:
+    """What the user's predicate says; one that raises leaves this run alone, and no other."""
+    try:
+        return wanted(state.id)
+    except Exception:
+        log.exception("workflow %r (%s) is left unfinished: recover= raised", state.id, state.name)
+        return False
 
 
 def ensure_running(host: Host, workflow_id: str) -> None:
@@ -61,7 +71,17 @@ def take_up_or_park(host: Host, state: State) -> None:
     except EngineClosed:
         pass
     except DurableError as error:
-        log.error("workflow %r (%s) could not be taken up: %s", state.id, state.name, error)
+        log.error("workflow %r (%s) is not taken up yet: %s", state.id, state.name, error)
+        _try_again(host, state)
+
+
+def _try_again(host: Host, state: State) -> None:
+    """The file failed: it may be better soon, and the workflow must not wait for a restart."""
+
+    def again() -> None:
+        host.spawn(f"durable retry {state.id}", partial(ensure_running, host, state.id))
+
+    host.timers.at(host.clock.now() + TRY_AGAIN_SECONDS, again)
 
 
 def take_up(host: Host, spec: WorkflowSpec, state: State, *, waited: bool = False) -> None:

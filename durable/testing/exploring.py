@@ -78,7 +78,8 @@ def crashes(program: Program, *, depth: int = 1, seed: int = 0, only: str | None
     The outcome of every workflow, its events and steps, and the messages left must be those of the
     run that did not crash. With ``depth=2`` the engine that recovers dies at each of its own too.
     AssertionError names the first place where something differs, with both stories; `only` tries
-    that place alone. Values that differ between two runs without a crash are not compared.
+    that place alone. Values that differ between two runs without a crash are not compared; what
+    depends on which of two workflows comes first may well differ, and is a matter for `orders`.
 
         def program(engine):
             checkout.options(id="17").start("17")

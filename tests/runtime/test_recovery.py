@@ -111,6 +111,36 @@ def test_transient_errors_stop_no_recovery(path: str, monkeypatch: pytest.Monkey
     assert sorted(ran) == ["a after", "b after", "c after"]
 
 
+def test_a_failing_disk_delays_a_recovery(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """N01: an I/O error while one of n is taken up: it is tried again, and all n finish."""
+    leave_unfinished(path, ["a", "b", "c"])
+    write = Database.write
+    failed: list[str] = []
+
+    def fail_once(self: Database, label: str, fn: Any) -> Any:
+        if label.startswith("recover") and len(failed) < 2:
+            failed.append(label)
+            raise durable.StorageError(path, "disk I/O error")
+        return write(self, label, fn)
+
+    monkeypatch.setattr(Database, "write", fail_once)
+    with Engine(path) as engine:
+        assert [engine.handle(n).result(PATIENCE) for n in "abc"] == [f"{n} after" for n in "abc"]
+    assert len(failed) == 2
+
+
+def test_a_predicate_that_raises_leaves_one_run(path: str) -> None:
+    """A `recover` predicate that raises for one run stops no other."""
+    leave_unfinished(path, ["a", "b"])
+
+    def wanted(each: durable.Workflow) -> bool:
+        return {"b": True}[each.id]
+
+    with Engine(path, recover=wanted) as engine:
+        assert engine.handle("b").result(PATIENCE) == "b after"
+        assert engine.handle("a").info().status is Status.PENDING
+
+
 def test_one_bad_run_stops_no_other(path: str, caplog: pytest.LogCaptureFixture) -> None:
     """A run whose row is damaged stays unfinished with a reason; the others go on."""
     leave_unfinished(path, ["a", "b", "c"])
@@ -244,6 +274,7 @@ def test_unregistered_stays_with_a_reason_and_one_warning(
 
 def test_a_method_without_its_instance(path: str, caplog: pytest.LogCaptureFixture) -> None:
     """N09: it stays unfinished with a reason and a warning; registering it later lets it go on."""
+
     class Machine:
         durable_key = "m1"
 

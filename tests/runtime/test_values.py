@@ -111,9 +111,7 @@ def test_a_patch_may_be_removed(path: str) -> None:
         assert engine.handle("one").result(PATIENCE) == 1
 
 
-def test_the_logger_is_silent_while_replaying(
-    path: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_logger_is_silent_while_replaying(path: str, caplog: pytest.LogCaptureFixture) -> None:
     """What lies before a recorded step is logged once, with the workflow's id."""
     caplog.set_level(logging.INFO, "durable.workflow")
 
