@@ -5,7 +5,7 @@ Decorate functions as workflows and steps, and open an `Engine`. See the README 
 
 from durable.client import Client
 from durable.codec import JsonCodec, Opaque, PickleCodec
-from durable.declare import register, run_step, step, transaction, workflow
+from durable.declare import map, register, run_step, step, transaction, workflow  # noqa: A004
 from durable.engine import Engine
 from durable.errors import (
     AlreadyRunning,
@@ -34,12 +34,15 @@ from durable.errors import (
 )
 from durable.handle import Handle
 from durable.ops import (
+    close_stream,
     current,
+    gather,
     get_event,
     logger,
     now,
     patched,
     random,
+    read_stream,
     recv,
     send,
     set_event,
@@ -48,9 +51,11 @@ from durable.ops import (
     step_key,
     uuid4,
     wait,
+    write_stream,
 )
-from durable.records import Cancellation, Current, Status, Step, Waited, Workflow
+from durable.records import Cancellation, Current, Status, Step, StreamValue, Waited, Workflow
 from durable.retry import Retry
+from durable.runtime.parallel import Future
 
 __all__ = [
     "AlreadyRunning",
@@ -63,6 +68,7 @@ __all__ = [
     "Engine",
     "EngineClosed",
     "EventNotSet",
+    "Future",
     "Handle",
     "InvalidArgument",
     "JsonCodec",
@@ -82,6 +88,7 @@ __all__ = [
     "Step",
     "StorageError",
     "StorageFull",
+    "StreamValue",
     "WaitTimeout",
     "Waited",
     "Workflow",
@@ -89,12 +96,16 @@ __all__ = [
     "WorkflowConflict",
     "WorkflowDead",
     "WorkflowNotFound",
+    "close_stream",
     "current",
+    "gather",
     "get_event",
     "logger",
+    "map",
     "now",
     "patched",
     "random",
+    "read_stream",
     "recv",
     "register",
     "run_step",
@@ -108,4 +119,5 @@ __all__ = [
     "uuid4",
     "wait",
     "workflow",
+    "write_stream",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
 from types import TracebackType
@@ -115,6 +115,17 @@ class Client:
     def events(self, workflow_id: str) -> dict[str, Any]:
         """All events that a workflow has set, with their last values."""
         return self.handle(workflow_id).events()
+
+    def read_stream(
+        self,
+        workflow_id: str,
+        key: str,
+        *,
+        start: int = 0,
+        timeout: float | timedelta | None = None,
+    ) -> Iterator[Any]:
+        """The values of a workflow's stream, as they come; see `durable.read_stream`."""
+        return self.handle(workflow_id).stream(key, start=start, timeout=timeout)
 
     def cancel(self, workflow_id: str, *, children: bool = True) -> Cancellation:
         """Stop a workflow; see `Handle.cancel`."""

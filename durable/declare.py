@@ -8,22 +8,24 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
 from durable.clock import optional_seconds
 from durable.errors import InvalidArgument
 from durable.handle import Handle
 from durable.names import callable_name, qualified_name
 from durable.retry import Retry
-from durable.runtime import starting, steps
+from durable.runtime import parallel, starting, steps
 from durable.runtime.context import Scope, body_scope, current_host, find_scope
 from durable.runtime.host import Host
+from durable.runtime.parallel import Future
 from durable.runtime.registry import StepSpec, WorkflowSpec, registry
 from durable.runtime.starting import Invocation, Options, make_options
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R")
+T = TypeVar("T")
 S = TypeVar("S")
 
 
@@ -137,6 +139,17 @@ class StepFunction(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the step returns: recorded in the body of a workflow, a plain call elsewhere."""
         return steps.call(self._spec, args, kwargs)  # type: ignore[no-any-return]
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Run the step beside the workflow; it has its number now, whenever it finishes.
+
+        NotInWorkflow outside the body of a workflow, NotAllowedHere in a step. The workflow's own
+        outcome waits for every step that it has submitted.
+
+            parts = [fetch.submit(url) for url in urls]
+            pages = durable.gather(*parts)
+        """
+        return parallel.submit(body_scope(f"{self.name}.submit"), self._spec, args, kwargs)
 
     @overload
     def __get__(self, instance: None, owner: type) -> StepFunction[P, R]: ...
@@ -292,6 +305,32 @@ def run_step(fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         return fn(*args, **kwargs)  # type: ignore[no-any-return]
     _refuse_async(fn, "run_step")
     return steps.call(StepSpec(callable_name(fn), fn), args, kwargs)  # type: ignore[no-any-return]
+
+
+def map(  # noqa: A001 - the name is part of the contract
+    function: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    workers: int = 8,
+    errors: Literal["raise", "collect"] = "raise",
+) -> list[Any]:
+    """Call a step for each item, `workers` at a time; the results, in the order of the items.
+
+    Each item is recorded by itself: after a crash only what was not recorded runs again. The first
+    error is raised, with a note that has its item's index, once those that had begun have ended;
+    the others do not begin. With ``errors="collect"`` all run, and errors stand among the results.
+
+        sizes = durable.map(download, urls, workers=4)
+    """
+    if errors not in ("raise", "collect"):
+        raise InvalidArgument(f"errors is 'raise' or 'collect', not {errors!r}")
+    if isinstance(function, StepFunction):
+        spec = function._spec
+    else:
+        _refuse_async(function, "map")
+        spec = StepSpec(callable_name(function), function)
+    scope = body_scope("map")
+    return parallel.map_step(scope, spec, list(items), workers=workers, collect=errors == "collect")
 
 
 def register(instance: object) -> None:

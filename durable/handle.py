@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar, overload
 
 from durable.clock import optional_seconds
-from durable.records import Cancellation, Step, Workflow
-from durable.runtime import children, events, messages
+from durable.records import Cancellation, Step, StreamValue, Workflow
+from durable.runtime import children, events, messages, streams
 from durable.runtime.context import Scope, find_scope
 from durable.runtime.file import File
 from durable.runtime.messages import MISSING
@@ -68,6 +69,41 @@ class Handle(Generic[R]):
     def events(self) -> dict[str, Any]:
         """All events that it has set, with their last values."""
         return events.all_events(self._file, self.id)
+
+    @overload
+    def stream(
+        self,
+        key: str,
+        *,
+        start: int = 0,
+        timeout: float | timedelta | None = None,
+        live: Literal[False] = False,
+    ) -> Iterator[Any]: ...
+    @overload
+    def stream(
+        self,
+        key: str,
+        *,
+        start: int = 0,
+        timeout: float | timedelta | None = None,
+        live: Literal[True],
+    ) -> Iterator[StreamValue]: ...
+    def stream(
+        self,
+        key: str,
+        *,
+        start: int = 0,
+        timeout: float | timedelta | None = None,
+        live: bool = False,
+    ) -> Iterator[Any]:
+        """The values of its stream; see `durable.read_stream`.
+
+        With `live`, what steps write is there at once, also of tries that fail later: each value
+        comes as a `StreamValue`, with its step and attempt. Not in the body of a workflow.
+        """
+        scope = self._scope("stream")
+        read = streams.read_live if live else streams.read
+        return read(self._file, scope, self.id, key, start, timeout)
 
     def cancel(self, *, children: bool = True) -> Cancellation:
         """Stop it for good, with the workflows that it started unless `children` is false.

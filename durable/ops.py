@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random as _random
 import uuid as _uuid
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -13,10 +13,11 @@ from durable.clock import moment, seconds
 from durable.errors import InvalidArgument, NotInWorkflow
 from durable.handle import Handle
 from durable.records import Current, Waited
-from durable.runtime import children, events, messages, values
+from durable.runtime import children, events, messages, streams, values
 from durable.runtime import sleep as sleeping
 from durable.runtime.context import body_scope, current_host, find_scope
 from durable.runtime.messages import MISSING
+from durable.runtime.parallel import Future
 
 R = TypeVar("R")
 
@@ -78,6 +79,46 @@ def get_event(
     return events.get_event(host, scope, workflow_id, key, timeout, default)
 
 
+def write_stream(key: str, value: object) -> None:
+    """Add a value to a stream of this workflow, for everybody to read.
+
+    From the body, exactly once. From a step, readers see what a try wrote when it has succeeded, so
+    that a step that is tried three times is read once. WorkflowConflict if the stream is closed.
+    """
+    scope = find_scope("write_stream")
+    if scope is None:
+        raise NotInWorkflow("write_stream")
+    streams.write(scope, key, value)
+
+
+def close_stream(key: str) -> None:
+    """Nothing more comes in this stream: its readers end. A workflow's end closes all its own."""
+    scope = find_scope("close_stream")
+    if scope is None:
+        raise NotInWorkflow("close_stream")
+    streams.close(scope, key)
+
+
+def read_stream(
+    workflow_id: str,
+    key: str,
+    *,
+    start: int = 0,
+    timeout: float | timedelta | None = None,
+) -> Iterator[Any]:
+    """The values of a workflow's stream from number `start` on, waiting for those to come.
+
+    Ends where the stream is closed, or when the workflow has ended and all is read. WaitTimeout
+    when a value does not come within `timeout` seconds. In the body of a workflow each value is a step.
+
+        for token in durable.read_stream("chat-7", "tokens"):
+            print(token, end="")
+    """
+    scope = find_scope("read_stream")
+    host = current_host("read_stream()")
+    return streams.read(host, scope, workflow_id, key, start, timeout)
+
+
 def sleep(span: float | timedelta) -> None:
     """Sleep for a span; the moment of waking is recorded, and holds over restarts."""
     scope = body_scope("sleep")
@@ -107,23 +148,48 @@ def uuid4() -> _uuid.UUID:
     return values.uuid4(body_scope("uuid4"))
 
 
-def wait(handles: Sequence[Handle[R]], *, first: bool = False) -> Waited[Handle[R]]:
-    """Wait until all of the workflows have ended, or with `first` until one has.
+def gather(*awaited: Future[R] | Handle[R]) -> list[R]:
+    """The results of submitted steps and of workflows, in the order given.
+
+    If any failed, raises the error of the first of them in that order; the others go on.
+
+        left, right = durable.gather(sort.submit(first_half), sort.submit(second_half))
+    """
+    _check_awaited(awaited, "gather")
+    return [each.result() for each in awaited]
+
+
+def wait(
+    awaited: Sequence[Future[R] | Handle[R]], *, first: bool = False
+) -> Waited[Future[R] | Handle[R]]:
+    """Wait until all of the steps and workflows have ended, or with `first` until one has.
 
     `done` holds them in the order in which they ended, with `first` only the winner; it is
     recorded. How they ended, `result` tells.
 
         winner = durable.wait([by_train, by_plane], first=True).done[0]
     """
-    handles = list(handles)
-    if not handles or not all(isinstance(handle, Handle) for handle in handles):
-        raise InvalidArgument(f"wait takes handles of workflows, at least one, not {handles!r}")
+    given = list(awaited)
+    if not given:
+        raise InvalidArgument("wait needs something to wait for: futures or handles")
+    _check_awaited(given, "wait")
     scope = find_scope("wait")
     host = current_host("wait()")
-    ids = [handle.id for handle in handles]
-    done = children.wait(host, scope, ids, first=first)
-    rest = [handle for index, handle in enumerate(handles) if index not in done]
-    return Waited([handles[index] for index in done], rest)
+    done = children.wait(host, scope, [_subject_of(each) for each in given], first=first)
+    rest = [each for index, each in enumerate(given) if index not in done]
+    return Waited([given[index] for index in done], rest)
+
+
+def _check_awaited(awaited: Sequence[object], what: str) -> None:
+    for each in awaited:
+        if not isinstance(each, (Future, Handle)):
+            raise InvalidArgument(
+                f"{what} takes what step.submit(…) and workflow.start(…) return, not {each!r}"
+            )
+
+
+def _subject_of(awaited: Future[R] | Handle[R]) -> str | Future[R]:
+    return awaited.id if isinstance(awaited, Handle) else awaited
 
 
 def patched(name: str) -> bool:

@@ -117,6 +117,14 @@ class Current:
     """True while recorded steps lie ahead."""
 
 
+class StreamValue(NamedTuple):
+    """A value of a stream that is read live: which step wrote it, at which of its tries."""
+
+    value: Any
+    step: str
+    attempt: int
+
+
 class Waited(NamedTuple, Generic[T]):
     """What `durable.wait` returns: those that ended, the first one first, and the others."""
 

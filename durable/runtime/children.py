@@ -17,7 +17,8 @@ from durable.runtime.checkpoint import Subject, awaited, drive, effect, error_ou
 from durable.runtime.context import Scope
 from durable.runtime.file import File
 from durable.runtime.messages import MISSING, timed_out
-from durable.store import events, messages, steps, workflows
+from durable.runtime.parallel import Future
+from durable.store import events, messages, steps, streams, workflows
 from durable.store.database import Tx
 from durable.store.steps import ERROR, NOWHERE, TIMEOUT, VALUE, Outcome, Place
 
@@ -85,11 +86,16 @@ def _end_of(tx: Tx, workflow_id: str) -> Subject:
 # ---------------------------------------------------------------------- the end of several
 
 
-def wait(file: File, scope: Scope | None, ids: Sequence[str], *, first: bool) -> list[int]:
-    """The positions of those that ended, in the order in which they did: all, or just the first."""
+def wait(
+    file: File, scope: Scope | None, awaited_for: Sequence[str | Future[Any]], *, first: bool
+) -> list[int]:
+    """The positions of those that ended, in the order in which they did: all, or just the first.
+
+    What is waited for are ids of workflows and futures of steps.
+    """
 
     def subject(tx: Tx) -> Subject:
-        return _ends_of(tx, ids, 1 if first else len(ids))
+        return _ends_of(tx, awaited_for, 1 if first else len(awaited_for))
 
     if scope is not None and scope.step is None:
         outcome = drive(awaited(scope, "durable.wait", subject, None), scope)
@@ -101,20 +107,28 @@ def wait(file: File, scope: Scope | None, ids: Sequence[str], *, first: bool) ->
     return list(settle(outcome, file.codec))
 
 
-def _ends_of(tx: Tx, ids: Sequence[str], wanted: int) -> Subject:
+def _ends_of(tx: Tx, awaited_for: Sequence[str | Future[Any]], wanted: int) -> Subject:
     try:
-        numbers = [workflows.find(tx, each).seq for each in ids]
+        numbers = {
+            index: workflows.find(tx, each).seq
+            for index, each in enumerate(awaited_for)
+            if isinstance(each, str)
+        }
     except WorkflowNotFound as error:
         missing = error_outcome(error)
         return Subject((), lambda tx, place: missing)
+    futures = {i: each for i, each in enumerate(awaited_for) if isinstance(each, Future)}
 
     def find(tx: Tx, place: Place) -> Outcome | None:
-        ended = workflows.ended(tx, numbers)
+        moments = workflows.ended(tx, list(numbers.values()))
+        ended = [(moments[seq], index) for index, seq in numbers.items() if seq in moments]
+        ended += [(each.finished_at, index) for index, each in futures.items() if each.ended]
         if len(ended) < wanted:
             return None
-        return Outcome(VALUE, json.dumps([numbers.index(seq) for seq in ended[:wanted]]))
+        return Outcome(VALUE, json.dumps([index for _, index in sorted(ended)[:wanted]]))
 
-    return Subject(tuple(workflows.key(seq) for seq in numbers), find)
+    keys = [workflows.key(seq) for seq in numbers.values()]
+    return Subject((*keys, *(each.key for each in futures.values())), find)
 
 
 # ---------------------------------------------------------------------- acting on one
@@ -152,7 +166,7 @@ def fork(
     def write(tx: Tx) -> str:
         original = workflows.find(tx, workflow_id)
         copy = workflows.fork(tx, original, fresh_id, now=now)
-        for table in (steps, messages, events):
+        for table in (steps, messages, events, streams):
             table.copy(tx, original.seq, copy, step or 1)
         return fresh_id
 

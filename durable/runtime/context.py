@@ -19,13 +19,14 @@ from durable.store.steps import Place, Record
 PATCH = "durable.patched:"
 
 
-@dataclass(frozen=True)
+@dataclass
 class StepCall:
-    """The step whose body is running."""
+    """The step whose body is running, at one of its tries."""
 
     place: Place
     name: str
     attempt: int
+    wrote_streams: bool = False
 
 
 @dataclass
@@ -56,6 +57,15 @@ class Scope:
             self.run.stop(NonDeterminism(self.run.id, self.run.name, str(place), record.name, name))
             self.run.check()
         return place, record
+
+    def take_number(self, name: str) -> int:
+        """The number of a call that begins now and asks for its record later, on another thread."""
+        self.number += 1
+        while (record := self.run.records.get(Place(self.lane, self.number))) is not None:
+            if record.name == name or not record.name.startswith(PATCH):
+                break
+            self.number += 1
+        return self.number
 
     def peek(self) -> Record | None:
         """What the run recorded at the place of the next call."""

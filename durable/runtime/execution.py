@@ -17,6 +17,7 @@ from durable.errors import (
 from durable.runtime.checkpoint import error_outcome, settle
 from durable.runtime.context import enter_run
 from durable.runtime.host import Host, log
+from durable.runtime.parallel import finish_all
 from durable.runtime.registry import find_target
 from durable.runtime.runs import Run, Stopped
 from durable.store import workflows
@@ -108,9 +109,14 @@ def call_body(host: Host, run: Run) -> Ended | None:
     try:
         if host.stopping:
             run.stop(host.closed_error())
-        with enter_run(host, run):
+        with enter_run(host, run) as scope:
             run.check()
-            value = _function_result(host, run)
+            try:
+                value = _function_result(host, run)
+            except Exception:
+                finish_all(scope)
+                raise
+            finish_all(scope)
         run.check()
         return Ended(_encode(host, run, value))
     except Stopped:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from random import Random
+from typing import Any
 
 from durable.clock import Clock
 from durable.runtime.registry import WorkflowSpec
@@ -44,6 +45,8 @@ class Run:
     over: bool = False
     """Whether its code has returned."""
     patches: dict[str, bool] = field(default_factory=dict)
+    futures: list[Any] = field(default_factory=list)
+    """The steps that it has submitted."""
 
     @cached_property
     def random(self) -> Random:
@@ -69,6 +72,11 @@ class Run:
     def replaying(self) -> bool:
         """Whether recorded steps lie ahead."""
         return bool(self.records)
+
+    def forget_lane(self, lane: str) -> None:
+        """What was recorded in the lane, and below it, will not be asked for."""
+        for place in [each for each in self.records if each.is_in(lane)]:
+            del self.records[place]
 
     def stop(self, failure: BaseException | None = None) -> None:
         """Have its next durable call raise Stopped; the first failure counts."""

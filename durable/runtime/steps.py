@@ -11,9 +11,10 @@ from durable.errors import SerializationError, WaitTimeout
 from durable.runtime.checkpoint import Call, Flow, Write, drive, error_outcome, pause, settle
 from durable.runtime.context import Scope, StepCall, current_host, enter_step, find_scope
 from durable.runtime.registry import StepSpec
-from durable.store import steps, workflows
+from durable.store import steps, streams, workflows
 from durable.store.database import Tx, is_of_the_file
 from durable.store.steps import VALUE, Outcome
+from durable.store.streams import Try
 
 Body = Callable[..., Any]
 
@@ -31,6 +32,15 @@ def call(spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     body = _body(spec, scope, args, kwargs)
     if scope is None or scope.step is not None:
         return _call_plainly(spec, scope, body)
+    return _call_recorded(scope, spec, body)
+
+
+def call_in(scope: Scope, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What the step returns, recorded at the next place of that scope."""
+    return _call_recorded(scope, spec, _body(spec, scope, args, kwargs))
+
+
+def _call_recorded(scope: Scope, spec: StepSpec, body: Body) -> Any:
     outcome, live = drive(_step(scope, spec, body), scope)
     if live is not None and error_is_exact(outcome.text or ""):
         raise live
@@ -119,17 +129,7 @@ def _try_transaction(
             outcome = _encode(scope, step, value)
         except SerializationError as error:
             raise _BodyFailed(error) from error
-        now = scope.host.clock.now()
-        steps.decide(
-            tx,
-            scope.run.key,
-            step.place,
-            step.name,
-            outcome,
-            started_at=started_at,
-            now=now,
-            attempt=step.attempt,
-        )
+        _decide(tx, scope, step, outcome, started_at, scope.host.clock.now())
         return outcome
 
     try:
@@ -143,19 +143,28 @@ def _record(scope: Scope, step: StepCall, outcome: Outcome, started_at: float) -
     now = scope.host.clock.now()
 
     def write(tx: Tx) -> None:
-        steps.decide(
-            tx,
-            scope.run.key,
-            step.place,
-            step.name,
-            outcome,
-            started_at=started_at,
-            now=now,
-            attempt=step.attempt,
-        )
+        _decide(tx, scope, step, outcome, started_at, now)
 
     yield Write(f"step {step.name}", write)
     return outcome
+
+
+def _decide(
+    tx: Tx, scope: Scope, step: StepCall, outcome: Outcome, started_at: float, now: float
+) -> None:
+    """Record the outcome, and with a success show what this try wrote to streams."""
+    steps.decide(
+        tx,
+        scope.run.key,
+        step.place,
+        step.name,
+        outcome,
+        started_at=started_at,
+        now=now,
+        attempt=step.attempt,
+    )
+    if step.wrote_streams and outcome.kind == VALUE:
+        streams.publish(tx, scope.run.seq, Try(step.place, scope.run.epoch, step.attempt))
 
 
 def _postpone(

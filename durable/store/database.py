@@ -151,6 +151,7 @@ class Database:
         self._mutex = threading.Lock()
         self._queue: list[_Request[Any]] = []
         self._leader: _Request[Any] | None = None
+        self._leading: int | None = None
         self._closing = False
         self._dead = False
         self.observer: Observer | None = None
@@ -219,6 +220,11 @@ class Database:
         with self._mutex:
             if self._closing:
                 raise EngineClosed(f"{self.path} is closed")
+            if self._leading == threading.get_ident():
+                raise NotAllowedHere(
+                    f"{request.label!r} was called in the body of a transaction: what it writes "
+                    "would need a commit of its own; call it in the workflow, or in another step"
+                )
             self._queue.append(request)
             if self._leader is None:
                 self._leader = request
@@ -238,9 +244,11 @@ class Database:
         """Commit all that is queued, notify, and hand over to the first that came meanwhile."""
         with self._mutex:
             batch, self._queue = self._queue, []
+        self._leading = threading.get_ident()
         try:
             self._commit(batch)
         finally:
+            self._leading = None
             self._hand_over(batch)
             touched = [key for request in batch if request.done for key in request.tx.touched]
             if touched:

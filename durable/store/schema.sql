@@ -93,18 +93,27 @@ CREATE TABLE durable_event (
     PRIMARY KEY (workflow, key, seq)
 ) STRICT, WITHOUT ROWID;
 
--- A value of a stream; a null value closes it.
+-- A value of a stream; a null value closes it. It has no position until the try that wrote it has
+-- succeeded: until then, only those who read live see it.
 CREATE TABLE durable_stream (
+    seq        INTEGER PRIMARY KEY AUTOINCREMENT,
     workflow   INTEGER NOT NULL,
     key        TEXT NOT NULL,
-    position   INTEGER NOT NULL CHECK (position >= 0),
+    position   INTEGER CHECK (position >= 0),
     lane       TEXT NOT NULL,
     number     INTEGER NOT NULL,
-    attempt    INTEGER NOT NULL DEFAULT 1,
+    epoch      INTEGER NOT NULL,
+    attempt    INTEGER NOT NULL,
     value      TEXT,
-    written_at REAL NOT NULL,
-    PRIMARY KEY (workflow, key, position)
-) STRICT, WITHOUT ROWID;
+    written_at REAL NOT NULL
+) STRICT;
+
+-- serves streams.read, and refuses two values at one position
+CREATE UNIQUE INDEX durable_stream_position ON durable_stream (workflow, key, position);
+-- serves streams.read_live
+CREATE INDEX durable_stream_live ON durable_stream (workflow, key, seq);
+-- serves streams.publish
+CREATE INDEX durable_stream_pending ON durable_stream (workflow, lane, number) WHERE position IS NULL;
 
 CREATE TABLE durable_queue (
     name        TEXT PRIMARY KEY CHECK (name <> ''),

@@ -18,6 +18,10 @@ class Place:
     lane: str
     number: int
 
+    def is_in(self, lane: str) -> bool:
+        """Whether it stands in that lane, or in one that was opened there."""
+        return self.lane == lane or self.lane.startswith(f"{lane}.")
+
     def __str__(self) -> str:
         return f"{self.lane}.{self.number}" if self.lane else str(self.number)
 

@@ -162,18 +162,17 @@ def ending(tx: Tx, seq: int) -> Ending | None:
     )
 
 
-def ended(tx: Tx, seqs: Sequence[int]) -> list[int]:
-    """Those of the runs that have ended, the first one first."""
+def ended(tx: Tx, seqs: Sequence[int]) -> dict[int, float]:
+    """Those of the runs that have ended, and when."""
     rows = tx.rows(
         """
-        SELECT seq
+        SELECT seq, finished_at
           FROM durable_workflow
          WHERE seq IN (SELECT value FROM json_each(:seqs)) AND finished_at IS NOT NULL
-         ORDER BY finished_at, seq
         """,
         {"seqs": json.dumps(seqs)},
     )
-    return [row["seq"] for row in rows]
+    return {row["seq"]: row["finished_at"] for row in rows}
 
 
 def is_current(tx: Tx, seq: int, epoch: int) -> bool:

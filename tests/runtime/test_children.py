@@ -158,7 +158,7 @@ def test_wait_for_all(engine: Engine) -> None:
 def test_wait_takes_handles(engine: Engine) -> None:
     """Nothing to wait for, or something else than handles, is refused."""
     for wrong in ([], ["id"]):
-        with pytest.raises(durable.InvalidArgument, match="handles"):
+        with pytest.raises(durable.InvalidArgument, match="wait"):
             durable.wait(wrong)  # type: ignore[type-var]
 
 
