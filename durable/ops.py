@@ -109,7 +109,7 @@ def read_stream(
     """The values of a workflow's stream from number `start` on, waiting for those to come.
 
     Ends where the stream is closed, or when the workflow has ended and all is read. WaitTimeout
-    when a value does not come within `timeout` seconds. In the body of a workflow each value is a step.
+    when a value does not come within `timeout` seconds. In a workflow's body each value is a step.
 
         for token in durable.read_stream("chat-7", "tokens"):
             print(token, end="")

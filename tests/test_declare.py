@@ -110,7 +110,7 @@ def test_same_id_attaches(engine: Engine) -> None:
 def test_other_workflow_under_that_id_is_a_conflict(engine: Engine) -> None:
     """An id that belongs to another workflow is refused, and that one is not touched."""
     quadruple.options(id="one")(1)
-    with pytest.raises(durable.WorkflowConflict, match="one.*quadruple.*price"):
+    with pytest.raises(durable.WorkflowConflict, match=r"one.*quadruple.*price"):
         Shop.price.options(id="one").start("a")
     assert engine.handle("one").result() == 4
 
@@ -165,7 +165,14 @@ def test_user_parameters_may_have_any_name(engine: Engine) -> None:
     """N51: parameters called status, id, timeout, name, self and fn belong to the user."""
 
     @workflow
-    def wf(status: str, id: str, timeout: int, name: str, fn: str, args: str) -> list[object]:
+    def wf(
+        status: str,
+        id: str,  # noqa: A002
+        timeout: int,
+        name: str,
+        fn: str,
+        args: str,
+    ) -> list[object]:
         return [status, id, timeout, name, fn, args]
 
     given = {"status": "a", "id": "b", "timeout": 1, "name": "c", "fn": "d", "args": "e"}
@@ -231,7 +238,7 @@ def test_a_second_function_under_a_taken_name() -> None:
     @workflow(name="taken-name")
     def first() -> None: ...
 
-    with pytest.raises(durable.DuplicateName, match="taken-name.*first.*second"):
+    with pytest.raises(durable.DuplicateName, match=r"taken-name.*first.*second"):
 
         @workflow(name="taken-name")
         def second() -> None: ...

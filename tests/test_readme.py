@@ -27,7 +27,7 @@ def test_the_python_blocks_run(
     script.write_text("\n".join(blocks("python")))
     monkeypatch.setitem(sys.modules, "tutorial", types.ModuleType("tutorial"))
     names = {"__name__": "tutorial", "__file__": str(script)}
-    exec(compile(script.read_text(), str(script), "exec"), names)  # noqa: S102
+    exec(compile(script.read_text(), str(script), "exec"), names)
     shown = capsys.readouterr().out
     assert "packed 17" in shown
     assert "Ann: None" in shown

@@ -244,7 +244,7 @@ def test_cancel_in_a_workflow_is_recorded(engine: Engine) -> None:
 
 
 def test_exit_in_a_child_stops_those_who_wait_for_it(engine: Engine) -> None:
-    """SystemExit in a child is no outcome: child and parent stay unfinished, and `result` raises it."""
+    """SystemExit in a child is no outcome: both stay unfinished, and `result` raises it."""
 
     @workflow
     def exits() -> None:

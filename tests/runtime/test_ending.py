@@ -32,8 +32,8 @@ def waits() -> str:
     return note(f"after {value}")
 
 
-def started(id: str = "one") -> Any:
-    handle = waits.options(id=id).start()
+def started() -> Any:
+    handle = waits.options(id="one").start()
     until(lambda: len(handle.steps()) == 1)
     return handle
 
@@ -45,7 +45,7 @@ def test_cancel_wakes_who_waits(engine: Engine) -> None:
     """A cancelled workflow that waits stops at once, and `result` says so."""
     handle = started()
     assert handle.cancel()
-    with pytest.raises(durable.WorkflowCancelled, match="one.*cancelled"):
+    with pytest.raises(durable.WorkflowCancelled, match=r"one.*cancelled"):
         handle.result(PATIENCE)
     assert handle.info().status is Status.CANCELLED
     until(lambda: not engine._open_engine().runs.all())
@@ -101,7 +101,7 @@ def test_swallowing_exceptions_does_not_hinder_cancel(engine: Engine) -> None:
         while True:
             try:
                 durable.recv("never", timeout=0.001)
-            except Exception:  # noqa: BLE001, S112 - that is what is tested
+            except Exception:
                 continue
 
     handle = stubborn.start()
@@ -264,7 +264,7 @@ def finished_story(engine: Engine) -> Any:
 
 
 def test_fork_from_a_step(engine: Engine) -> None:
-    """A fork has the steps before its step, runs the rest again, and changes nothing in the first."""
+    """A fork has the steps before its step and runs the rest; the original stays as it is."""
     handle = finished_story(engine)
     copy = handle.fork(step=5, id="copy")
     assert copy.result(PATIENCE) == ["a", "between b", "b"]

@@ -39,7 +39,7 @@ def test_waiting_for_an_event_times_out(engine: Engine) -> None:
 
 
 def test_a_workflow_that_ends_without_its_event(engine: Engine) -> None:
-    """Whoever waits for an event of a workflow that ends without it is told, and not left waiting."""
+    """Whoever waits for an event of a workflow that ends without it is told so."""
     gate = Gate()
 
     @workflow
@@ -49,7 +49,7 @@ def test_a_workflow_that_ends_without_its_event(engine: Engine) -> None:
     handle = silent.start()
     gate.wait_reached()
     gate.open()
-    with pytest.raises(durable.EventNotSet, match="SUCCESS.*url"):
+    with pytest.raises(durable.EventNotSet, match=r"SUCCESS.*url"):
         handle.event("url", timeout=PATIENCE)
     assert handle.event("url", default=None) is None
 

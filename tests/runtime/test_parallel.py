@@ -189,9 +189,9 @@ def test_submit_outside_and_in_a_step(engine: Engine) -> None:
     def wf() -> None:
         durable.run_step(square.submit, 1)
 
-    with pytest.raises(durable.NotInWorkflow, match="square.submit"):
+    with pytest.raises(durable.NotInWorkflow, match=r"square\.submit"):
         square.submit(1)
-    with pytest.raises(durable.NotAllowedHere, match="square.submit"):
+    with pytest.raises(durable.NotAllowedHere, match=r"square\.submit"):
         wf()
 
 
@@ -335,7 +335,7 @@ def test_a_maps_error_is_the_same_on_a_replay(path: str) -> None:
     with dying(path) as engine:
         wf.options(id="one").start()
         until(lambda: any(each.number == "1" for each in engine.handle("one").steps()))
-        first = [each for each in engine.handle("one").steps() if each.number == "1"][0].value
+        first = next(e for e in engine.handle("one").steps() if e.number == "1").value
     with Engine(path) as engine:
         engine.send("one", None)
         result = engine.handle("one").result(PATIENCE)

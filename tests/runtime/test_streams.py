@@ -27,7 +27,7 @@ def produce_and_end(count: int) -> None:
 
 
 def test_values_come_in_order_until_the_stream_is_closed(engine: Engine) -> None:
-    """A reader gets every value, and ends where the stream is closed, though the workflow goes on."""
+    """A reader gets every value, and ends where the stream is closed."""
     handle = produce.start(250)
     assert list(handle.stream("s", timeout=PATIENCE)) == list(range(250))
     assert handle.info().status is durable.Status.PENDING
@@ -199,7 +199,7 @@ def test_a_step_that_fails_for_good_shows_nothing(engine: Engine) -> None:
 
 
 def test_a_step_that_died_is_read_once(path: str) -> None:
-    """What the process wrote that died in the step is not read, though the try has the same number."""
+    """What a process wrote that died in the step is not read."""
     gate = Gate()
     tries: list[int] = []
 
