@@ -197,7 +197,7 @@ def awaited(
     if record is not None:
         deadline = record.until_at
     note_at: float | None = started_at if deadline is not None else started_at + NOTE_WAIT_AFTER
-    noted = False
+    noted = record is not None
 
     def look(tx: Tx, now: float, note: bool) -> Outcome | None:
         workflows.guard(tx, *run.key)

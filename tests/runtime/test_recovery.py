@@ -225,6 +225,31 @@ def test_dying_while_it_waits_is_not_its_death(path: str) -> None:
         assert engine.handle("one").info().recoveries == before
 
 
+def test_a_wait_that_is_over_parks_nobody(path: str) -> None:
+    """A run that was parked, got its message and died later is taken up at once."""
+    gate = Gate()
+
+    @workflow
+    def wf() -> str:
+        status = durable.recv("t", timeout=3600)
+        durable.run_step(lambda: len(ran) == 1 and gate.pass_through())
+        return str(status)
+
+    with dying(path):
+        handle = wf.options(id="one").start()
+        until(lambda: handle.info().wake_at is not None)
+    with dying(path) as engine:
+        until(lambda: engine._open_engine().runs.describe())
+        ran.append("once")
+        engine.send("one", "came", "t")
+        gate.wait_reached()
+        assert engine.handle("one").info().wake_at is None
+    ran.append("twice")
+    gate.open()
+    with Engine(path) as engine:
+        assert engine.handle("one").result(PATIENCE) == "came"
+
+
 def test_progress_starts_the_count_anew(path: str) -> None:
     """A run that records something between two deaths is not stuck."""
 
