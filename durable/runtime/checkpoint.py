@@ -211,7 +211,7 @@ def awaited(
         elif note:
             if deadline is not None:
                 steps.postpone(tx, run.key, place, name, until_at=deadline, started_at=started_at)
-            waits_for = keys[0] if len(keys) == 1 else workflows.ANY_KEY
+            waits_for = workflows.key_to_wait_for(keys)
             workflows.set_waiting(tx, *run.key, waits_for=waits_for, wake_at=deadline)
         return outcome
 

@@ -12,8 +12,9 @@ from durable.errors import NonDeterminism, WorkflowConflict, WorkflowNotFound
 from durable.records import Status
 from durable.store.database import Tx
 
-# In `waits_for`: the run waits for the first of several keys.
+# In `waits_for`: the run waits for what no single key of the file tells.
 ANY_KEY = "any"
+KINDS_IN_THE_FILE = ("message/", "event/", "workflow/", "stream/")
 
 
 class RunIsOver(Exception):
@@ -74,6 +75,12 @@ def key(seq: int) -> str:
 def cancel_key(workflow_id: str) -> str:
     """Tells the engine that runs a workflow to stop it."""
     return f"cancel/{workflow_id}"
+
+
+def key_to_wait_for(keys: Sequence[str]) -> str:
+    """What `waits_for` keeps of the keys that a run listens to."""
+    single = len(keys) == 1 and keys[0].startswith(KINDS_IN_THE_FILE)
+    return keys[0] if single else ANY_KEY
 
 
 def start_key(workflow_id: str) -> str:

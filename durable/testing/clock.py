@@ -8,16 +8,19 @@ While the owner does anything but wait on the clock, it holds the baton: nothing
 
 from __future__ import annotations
 
-import itertools
 import random
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from types import FrameType
 
 from durable.clock import as_datetime, moment
 from durable.errors import InvalidArgument
+from durable.testing.places import program_line
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -26,7 +29,10 @@ LOOK_FOR_GUESTS = 0.01
 
 
 class Deadlock(AssertionError):
-    """Every thread waits, and none for a moment: nothing can happen any more. The text says who."""
+    """Nothing can happen any more: every thread waits, and none for a moment. The text says who.
+
+    Or nothing happened for long: a thread is stuck in something that the clock does not know.
+    """
 
 
 @dataclass
@@ -55,7 +61,8 @@ class _Member:
     waits: _Wait | None = None
     away: bool = False
     ended: bool = False
-    deadlocked: bool = False
+    deadlock: str | None = None
+    thread: int | None = None
     turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
 
@@ -84,25 +91,29 @@ class VirtualClock:
     """Time for tests: the same seed gives the same order of everything, every time.
 
     Give it to an engine: ``Engine(path, clock=VirtualClock(seed=7))``. A sleep of thirty days takes
-    no time. `start`, an aware ``datetime``, is the first moment. Deadlock, saying who waits for
-    what, is raised in the test when nothing can happen any more.
+    no time. `start`, an aware ``datetime``, is the first moment. Deadlock, saying who waits where,
+    is raised in the test when nothing can happen any more, and when a thread of the engine was
+    stuck for `patience` seconds of real time. `errors` has what was raised on spawned threads.
     """
 
     real = False
 
-    def __init__(self, seed: int = 0, *, start: datetime = START) -> None:
+    def __init__(self, seed: int = 0, *, start: datetime = START, patience: float = 30.0) -> None:
         self.seed = seed
+        self.patience = patience
+        self.errors: list[BaseException] = []
         self._now = moment(start, "the start of a clock")
         self._random = random.Random(seed)
         self._mutex = threading.Lock()
         self._local = threading.local()
-        self._owner = _Member("the test")
+        self._owner = _Member("the test", thread=threading.get_ident())
         self._local.member = self._owner
         self._members = [self._owner]
         self._holder: _Member | None = self._owner
         self._owner_thread = threading.current_thread()
         self._threads: set[threading.Thread] = set()
-        self._count = itertools.count(1)
+        self._guests: set[threading.Thread] = set()
+        self._signs_of_life = 0
 
     # ------------------------------------------------------------------ what an engine uses
 
@@ -129,9 +140,13 @@ class VirtualClock:
 
         def run() -> None:
             self._local.member = member
+            member.thread = threading.get_ident()
             member.turn.acquire()
             try:
                 target()
+            except BaseException as error:
+                self.errors.append(error)
+                threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), thread)))
             finally:
                 self._end(member)
 
@@ -147,6 +162,7 @@ class VirtualClock:
         if me is None:
             return
         with self._mutex:
+            self._signs_of_life += 1
             others = [each for each in self._able() if each is not me]
             chosen = self._random.choice([me, *others])
             if chosen is me:
@@ -178,11 +194,14 @@ class VirtualClock:
 
     @contextmanager
     def outside(self) -> Iterator[None]:
-        """While inside, the test may wait for something that the clock does not know.
+        """While inside, the caller may wait for something that the clock does not know.
 
-        The engine's threads go on meanwhile, and the time stands still.
+        For the test, and for steps that wait for the test. The other threads go on meanwhile, and
+        the time stands still.
         """
-        me = self._holding()
+        me = self._me()
+        if me is None:
+            raise InvalidArgument("only threads that the clock runs one at a time leave it")
         with self._mutex:
             me.away = True
             self._dispatch()
@@ -196,27 +215,35 @@ class VirtualClock:
             self._await_turn(me)
 
     def table(self) -> str:
-        """Who waits for what, for people."""
-        return "\n".join(f"  {each.name}: {self._describe(each)}" for each in list(self._members))
+        """Who waits, and where, for people."""
+        frames = sys._current_frames()
+        lines = [
+            f"  {each.name}: {self._describe(each, frames.get(each.thread or 0))}"
+            for each in list(self._members)
+        ]
+        lines += [
+            f"  {each.name}: not known to the clock{_at(frames.get(each.ident or 0))}"
+            for each in self._present_guests()
+        ]
+        return "\n".join(lines)
 
     # ------------------------------------------------------------------ the baton
 
     def _me(self) -> _Member | None:
         """The calling thread, if it holds the baton."""
         me: _Member | None = getattr(self._local, "member", None)
-        return me if me is not None and self._holder is me else None
+        if me is not None and self._holder is me:
+            return me
+        self._guests.add(threading.current_thread())
+        return None
 
-    def _holding(self) -> _Member:
-        me = self._me()
-        if me is None:
+    def _let_go_on(self, wait: _Wait) -> None:
+        if self._me() is not self._owner:
             raise InvalidArgument(
                 "only the thread that made the clock drives it, and never from inside a workflow"
             )
-        return me
-
-    def _let_go_on(self, wait: _Wait) -> None:
         with wait.condition:
-            self._wait_once(self._holding(), wait)
+            self._wait_once(self._owner, wait)
 
     def _wait_once(self, me: _Member, wait: _Wait) -> None:
         """Give the baton up until the wait may be over; its condition is held by the caller."""
@@ -229,18 +256,44 @@ class VirtualClock:
         finally:
             me.waits = None
             wait.condition.acquire()
-        if me.deadlocked:
-            me.deadlocked = False
-            raise Deadlock(f"nothing can happen any more:\n{self.table()}")
+        if me.deadlock is not None:
+            deadlock, me.deadlock = me.deadlock, None
+            raise Deadlock(deadlock)
 
     def _await_turn(self, me: _Member) -> None:
         if me is not self._owner:
             me.turn.acquire()
             return
-        while not me.turn.acquire(timeout=LOOK_FOR_GUESTS):
+        try:
+            self._await_owners_turn()
+        except BaseException:  # Ctrl-C, too
+            self._seize()
+            raise
+
+    def _await_owners_turn(self) -> None:
+        """Wait for the baton, and look now and then whether a guest or nobody moves things."""
+        signs, since = self._signs_of_life, time.monotonic()
+        while not self._owner.turn.acquire(timeout=LOOK_FOR_GUESTS):
             with self._mutex:
                 if self._holder is None:
                     self._dispatch()
+            if signs != self._signs_of_life:
+                signs, since = self._signs_of_life, time.monotonic()
+            elif time.monotonic() - since > self.patience:
+                raise Deadlock(
+                    f"nothing has happened for {self.patience:g} s of real time:\n{self.table()}\n"
+                    "a step that waits for the test does so inside clock.outside(), and so does a "
+                    "test that waits for threads of its own; VirtualClock(patience=…) waits longer"
+                )
+
+    def _seize(self) -> None:
+        """Give the baton to the owner; whoever has it and does not give it back is a guest now."""
+        with self._mutex:
+            if self._holder is self._owner:
+                self._owner.turn.acquire(blocking=False)
+            elif self._holder is not None:
+                self._members.remove(self._holder)
+            self._holder = self._owner
 
     def _wait_as_guest(
         self, condition: threading.Condition, ready: Callable[[], bool], deadline: float | None
@@ -261,6 +314,7 @@ class VirtualClock:
 
     def _give_to(self, chosen: _Member) -> None:
         self._holder = chosen
+        self._signs_of_life += 1
         chosen.turn.release()
 
     def _choose(self) -> _Member | None:
@@ -269,14 +323,16 @@ class VirtualClock:
             able = self._able()
             if able:
                 return self._random.choice(able)
-            if self._owner.away or self._owner.waits is None:
+            if self._owner.waits is None:
                 return None
             if self._owner.waits.patient:
                 return self._owner
+            if any(each.away for each in self._members):
+                return None
             if not self._jump():
-                if self._has_guests():
+                if self._present_guests():
                     return None
-                self._owner.deadlocked = True
+                self._owner.deadlock = f"nothing can happen any more:\n{self.table()}"
                 return self._owner
 
     def _able(self) -> list[_Member]:
@@ -301,22 +357,42 @@ class VirtualClock:
     def _end(self, member: _Member) -> None:
         with self._mutex:
             member.ended = True
-            self._members.remove(member)
             self._threads.discard(threading.current_thread())
-            self._dispatch()
+            if self._holder is member:
+                self._members.remove(member)
+                self._dispatch()
 
-    def _has_guests(self) -> bool:
-        """Whether there are threads that may act although the clock does not know them."""
+    def _present_guests(self) -> list[threading.Thread]:
+        """Threads that may act although the clock does not know them.
+
+        A daemon counts once it has used the engine; before, it may be anybody's.
+        """
         known = {self._owner_thread, *self._threads}
-        return any(not each.daemon and each not in known for each in threading.enumerate())
+        return [
+            each
+            for each in threading.enumerate()
+            if each not in known and (not each.daemon or each in self._guests)
+        ]
 
-    def _describe(self, member: _Member) -> str:
-        if member is self._holder:
-            return "running"
+    def _describe(self, member: _Member, frame: FrameType | None) -> str:
+        at = _at(frame)
         if member.away:
-            return "outside"
+            return f"outside{at}"
         if member.waits is None:
-            return "ready"
+            return f"{'running' if member is self._holder else 'ready'}{at}"
         if member.waits.deadline is None:
-            return "waits"
-        return f"waits until {as_datetime(member.waits.deadline).isoformat()}"
+            return f"waits{at}"
+        return f"waits until {show_moment(member.waits.deadline)}{at}"
+
+
+def _at(frame: FrameType | None) -> str:
+    where = program_line(frame)
+    return "" if where is None else f" in {where}"
+
+
+def show_moment(at: float) -> str:
+    """A moment, for people; one that no calendar has, in seconds."""
+    try:
+        return f"{as_datetime(at):%Y-%m-%d %H:%M:%S.%f}"
+    except (OverflowError, ValueError, OSError):
+        return f"{at:g} s after 1970"

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import logging
+import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from durable.clock import Clock
+from durable.clock import Clock, SystemClock
 from durable.engine import Engine
+from durable.errors import DurableError
+from durable.records import Status
+from durable.runtime.host import Host
+from durable.store.database import Database, Tx
 from durable.testing.clock import VirtualClock
-from durable.testing.timeline import Journal, timeline
+from durable.testing.timeline import Journal, story, timeline
+
+T = TypeVar("T")
 
 log = logging.getLogger("durable.testing")
 
+UNFINISHED = [each for each in Status if not each.finished]
+
+# A folder in memory, where there is one: what a test writes need not reach a disk.
+_MEMORY = "/dev/shm"
+
 
 class TestEngine(Engine):
-    """An engine that keeps a journal of its writes and lets other threads go on around each."""
+    """An engine that keeps a journal of its writes and lets other threads go on around each.
+
+    Around each look at the file, too. Workflows that are given no id get ``workflow-1-1`` and so
+    on (the first of the file's first engine), so that a run can be the same as the one before.
+    """
 
     __test__ = False  # its name begins with "Test", and pytest must not collect it
 
@@ -27,11 +45,44 @@ class TestEngine(Engine):
         super().__init__(path, clock=clock, **options)
         self.journal = Journal(clock)
         self._hooks.observer = self.journal
+        numbers = itertools.count(1)
+        self._hooks.new_id = lambda: f"workflow-{self._open_engine().session}-{next(numbers)}"
+        self._last_host: Host | None = None
+
+    @property
+    def clock(self) -> Any:
+        """The clock that it was given: a `VirtualClock`, unless somebody gave another."""
+        return self._clock
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, or has died."""
+        return self._host is None or self._host.database.closed
 
     @property
     def errors(self) -> list[BaseException]:
         """What went wrong on threads that nobody waits for."""
-        return list(self._hooks.errors)
+        host = self._last_host
+        failures = [] if host is None else list(host.runs._failures.values())
+        unforeseen = [
+            each
+            for each in failures
+            if isinstance(each, Exception) and not isinstance(each, DurableError)
+        ]
+        return [*self._hooks.errors, *getattr(self._clock, "errors", []), *unforeseen]
+
+    def _open_host(self) -> Host:
+        host = self._last_host = super()._open_host()
+        read, switch = host.database.read, self.journal.switch
+
+        def read_and_switch(fn: Callable[[Tx], T]) -> T:
+            try:
+                return read(fn)
+            finally:
+                switch()
+
+        host.database.read = read_and_switch  # type: ignore[method-assign]
+        return host
 
 
 @contextmanager
@@ -41,29 +92,60 @@ def engine(
     """An engine on a temporary file with a `VirtualClock` of its own, gone at the end.
 
     `clock` and `path` may be given instead, and all `options` of `Engine`. What is still running at
-    the end is stopped, and a table of it is logged; an error of a background thread is raised, as
-    an ExceptionGroup.
+    the end is stopped, and a table of it is logged. An error of a background thread is raised, as
+    an ExceptionGroup; an exception that leaves the block gets a note of what the workflows did.
 
         with testing.engine() as engine:
             handle = reminder.start("Ann")
             assert handle.result() == "sent"       # thirty days later, at once
     """
-    with tempfile.TemporaryDirectory(prefix="durable-") as folder:
-        used = TestEngine(
-            path or Path(folder) / "test.db", clock=clock or VirtualClock(seed), **options
-        )
+    with temporary_file() as temporary:
+        used = TestEngine(path or temporary, clock=clock or VirtualClock(seed), **options)
         used.open()
         try:
             yield used
+            _tell_what_is_left(used)
+            raise_errors(used)
+        except Exception as error:
+            error.add_note(f"what the workflows did:\n{story(used)}")
+            raise
         finally:
-            _log_what_is_left(used)
             used.close(timeout=0)
-        if used.errors:
-            raise BaseExceptionGroup("errors on background threads of the engine", used.errors)
+        raise_errors(used)
 
 
-def _log_what_is_left(used: Engine) -> None:
-    host = used._host
-    left = [] if host is None or host.database.closed else host.runs.describe()
-    if left:
-        log.warning("still unfinished at the end of the test:\n%s", timeline(used))
+def raise_errors(used: TestEngine) -> None:
+    """Raise what went wrong on threads that nobody waits for."""
+    if used.errors:
+        raise BaseExceptionGroup("errors on background threads of the engine", used.errors)
+
+
+@contextmanager
+def temporary_file() -> Iterator[Path]:
+    """An empty file of durable's in a folder of its own, which is gone at the end."""
+    memory = _MEMORY if os.access(_MEMORY, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="durable-", dir=memory) as folder:
+        file = Path(folder) / "test.db"
+        file.write_bytes(_empty_file())
+        yield file
+
+
+@functools.cache
+def _empty_file() -> bytes:
+    """What a new file is made of; to make its tables anew would cost as much as all the rest."""
+    with tempfile.TemporaryDirectory(prefix="durable-") as folder:
+        file = Path(folder) / "empty.db"
+        Database(
+            str(file),
+            clock=SystemClock(),
+            synchronous="normal",
+            create=True,
+            on_commit=lambda keys: None,
+        ).close()
+        return file.read_bytes()
+
+
+def _tell_what_is_left(used: TestEngine) -> None:
+    if not used.closed and used.workflows(status=UNFINISHED):
+        left = timeline(used, status=UNFINISHED)
+        log.warning("still unfinished at the end of the test:\n%s", left)

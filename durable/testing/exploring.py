@@ -9,26 +9,33 @@ sent before the crash is not sent a second time.
 from __future__ import annotations
 
 import itertools
-import tempfile
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from sqlite3 import Row
 from typing import Any
 
 from durable.codec import decode_error
-from durable.engine import Engine
-from durable.errors import EngineClosed
+from durable.errors import EngineClosed, InvalidArgument
+from durable.runtime.context import find_scope
+from durable.runtime.runs import Stopped
 from durable.store.database import Tx
 from durable.testing.clock import Deadlock, VirtualClock
-from durable.testing.engines import TestEngine
-from durable.testing.timeline import timeline
+from durable.testing.engines import TestEngine, raise_errors, temporary_file
+from durable.testing.timeline import story
 
-Program = Callable[[Engine], Any]
+Program = Callable[[TestEngine], Any]
 
 # Their values are the moment itself, and a crash may well move it.
 MOMENTS = ("durable.now", "durable.sleep")
+
+# A program that writes more often than this with one engine is taken to go on for ever.
+MOST_WRITES = 10_000
+ENDLESS = "stopped, as it goes on for ever"
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,11 @@ class Place:
     def parse(text: str) -> Place:
         """The place of that name."""
         number, _, when = text.partition("-")
+        if not number.isdecimal() or when not in ("before", "after"):
+            raise InvalidArgument(
+                f"a place is the number of a write and before or after, as in '5-after', or "
+                f"several with a / between them, not {text!r}"
+            )
         return Place(int(number), when)
 
 
@@ -61,12 +73,14 @@ class Report:
 
 @dataclass
 class _Outcome:
-    """What a program left behind: facts by name, and the story for people."""
+    """What a program left behind: facts by name, and the story for people.
 
-    facts: dict[str, Any]
-    story: str
-    labels: list[list[str]]
-    """The labels of the writes of each engine, one after the other."""
+    `labels` are those of the writes of each engine, one after the other, until it died.
+    """
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    story: str = ""
+    labels: list[list[str]] = field(default_factory=list)
 
 
 # ---------------------------------------------------------------------- crashes
@@ -78,8 +92,7 @@ def crashes(program: Program, *, depth: int = 1, seed: int = 0, only: str | None
     The outcome of every workflow, its events and steps, and the messages left must be those of the
     run that did not crash. With ``depth=2`` the engine that recovers dies at each of its own too.
     AssertionError names the first place where something differs, with both stories; `only` tries
-    that place alone. Values that differ between two runs without a crash are not compared; what
-    depends on which of two workflows comes first may well differ, and is a matter for `orders`.
+    that place alone. Values that differ between two runs without a crash are not compared.
 
         def program(engine):
             checkout.options(id="17").start("17")
@@ -100,6 +113,8 @@ class _Search:
     """Visits places, and below each of them those of the engine that recovers."""
 
     def __init__(self, program: Program, seed: int, depth: int) -> None:
+        if depth < 1:
+            raise InvalidArgument(f"depth is how often the process dies: 1 or more, not {depth!r}")
         self._program = program
         self._seed = seed
         self._depth = depth
@@ -112,42 +127,73 @@ class _Search:
         for number, when in itertools.product(range(1, len(labels) + 1), ("before", "after")):
             here = (*above, Place(number, when))
             generations = self.visit(here).labels
-            if len(here) < self._depth and len(generations) > len(here):
+            if len(here) < self._depth:
                 self.below(here, generations[len(here)])
 
     def visit(self, places: tuple[Place, ...]) -> _Outcome:
         """Crash at these places, one engine after the other, and compare what comes out."""
         self.tried += 1
+        seed = f", seed={self._seed}" if self._seed else ""
+        again = f"to try just this one: crashes(program, only={_name(places)!r}{seed})"
+        crashed = _Outcome()
         try:
-            crashed = _run(self._program, self._seed, places)
-        except Exception as error:
+            _run_into(crashed, self._program, self._seed, places)
+        except _NotReached as error:
+            raise AssertionError(f"{error}\n{crashed.story}\n{again}") from None
+        except BaseException as error:
+            if is_of_the_tests_process(error):
+                raise
             raise AssertionError(
-                f"crash at {_name(places)}: the program did not finish after it: {error}\n"
-                f"to try just this one: crashes(program, only={_name(places)!r})"
+                f"after {_describe(places, crashed.labels)} the program did not finish: "
+                f"{type(error).__name__}: {error}\n"
+                f"without the crash:\n{self.calm.story}\nwith it:\n{crashed.story}\n{again}"
             ) from error
-        _compare(self.calm, crashed, self._varying, places)
+        _compare(self.calm, crashed, self._varying, places, again)
         return crashed
+
+
+def is_of_the_tests_process(error: BaseException) -> bool:
+    """Whether somebody wants the whole process to stop, rather than the program to have failed."""
+    return isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit))
+
+
+class _NotReached(Exception):
+    """The program did not get to the place where its process was to die."""
 
 
 def _name(places: Iterable[Place]) -> str:
     return "/".join(map(str, places))
 
 
-class _Crash:
-    """Observes writes in the place of the journal, and lets the process die at one of them."""
+def _describe(places: Iterable[Place], labels: list[list[str]]) -> str:
+    """The places in words, as far as there are writes for them."""
+    return "a crash " + " and then ".join(
+        f"{place.when} write {place.number} of engine {index}, {each[place.number - 1]!r}"
+        for index, (place, each) in enumerate(zip(places, labels, strict=False), 1)
+        if 0 < place.number <= len(each)
+    )
+
+
+class _Life:
+    """Observes the writes of one engine in the place of its journal; it may die at one of them."""
 
     def __init__(self, engine: TestEngine, place: Place | None) -> None:
         self._engine = engine
         self._journal = engine.journal
         self._place = place
+        self._number_of: dict[int, int] = {}
         self.labels: list[str] = []
-        self.happened = False
+        self.death: str | None = None
 
     def before(self, label: str) -> None:
-        """Die here, or let others go first."""
+        """Let others go first, or die here."""
         self._journal.before(label)
+        if self.death is not None:
+            self._stop()
         self.labels.append(label)
-        self._number = len(self.labels)
+        self._number_of[threading.get_ident()] = len(self.labels)
+        if len(self.labels) > MOST_WRITES:
+            self._die(ENDLESS)
         self._die_at("before")
 
     def after(self, label: str) -> None:
@@ -156,41 +202,81 @@ class _Crash:
         self._journal.after(label)
 
     def _die_at(self, when: str) -> None:
-        if self.happened or self._place != Place(len(self.labels), when):
-            return
-        self.happened = True
+        number = self._number_of[threading.get_ident()]
+        if self._place == Place(number, when) and self.death is None:
+            self._die(f"died {when} {self.labels[number - 1]!r}")
+
+    def _die(self, death: str) -> None:
+        self.death = death
         self._engine._die()
-        raise EngineClosed(f"the process died {when} the write {self.labels[-1]!r}")
+        self._stop()
+
+    def _stop(self) -> None:
+        """End what the calling thread does; the body of a step must not catch it and go on."""
+        scope = find_scope("a crash")
+        if scope is not None and scope.step is not None:
+            scope.run.stop()
+            raise Stopped(scope.run.id)
+        raise EngineClosed("the process died here")
+
+    def check_end(self) -> None:
+        """AssertionError if the program had to be stopped."""
+        if self.death == ENDLESS:
+            raise AssertionError(
+                f"more than {MOST_WRITES} writes, the last one {self.labels[-1]!r}: what goes on "
+                "for ever cannot be tried; have the program cancel it at its end"
+            )
 
 
 def _run(program: Program, seed: int, places: tuple[Place, ...]) -> _Outcome:
+    outcome = _Outcome()
+    _run_into(outcome, program, seed, places)
+    return outcome
+
+
+def _run_into(outcome: _Outcome, program: Program, seed: int, places: tuple[Place, ...]) -> None:
     """Let the program finish, its process dying at the first place, the next at the second, …"""
-    labels: list[list[str]] = []
     clock = VirtualClock(seed)
-    with tempfile.TemporaryDirectory(prefix="durable-") as folder:
-        for place in [*places, None]:
-            engine = TestEngine(Path(folder) / "test.db", clock=clock)
-            crash = _Crash(engine, place)
-            engine._hooks.observer = crash
-            engine._hooks.new_id = _counted("workflow")
-            engine._hooks.new_message_key = _counted("message")
-            try:
-                engine.open()
-                program(engine)
-                _finish(engine)
-            except Exception:
-                if not crash.happened:
-                    engine._abandon()
-                    raise
-            labels.append(crash.labels)
-            if not crash.happened:
-                break
-            engine._abandon()
-        try:
-            return _Outcome(_facts(engine), f"{engine.journal}\n{timeline(engine)}", labels)
-        finally:
-            engine._hooks.observer = engine.journal
-            engine.close(timeout=0)
+    with temporary_file() as file:
+        for place in places:
+            if not _live(outcome, program, file, clock, place):
+                raise _NotReached(
+                    f"there is no crash at {_name(places)}: write {place.number} of engine "
+                    f"{len(outcome.labels)} was not reached, which made "
+                    f"{len(outcome.labels[-1])} writes; is the program the same every time?"
+                )
+        _live(outcome, program, file, clock, None)
+
+
+def _live(
+    outcome: _Outcome, program: Program, file: Path, clock: VirtualClock, place: Place | None
+) -> bool:
+    """One engine, from its first write to its last or to its death; whether it died."""
+    engine = TestEngine(file, clock=clock)
+    life = _Life(engine, place)
+    engine._hooks.observer = life
+    engine._hooks.new_id = _counted("workflow")
+    engine._hooks.new_message_key = _counted("message")
+    outcome.labels.append(life.labels)
+    try:
+        engine.open()
+        program(engine)
+        _finish(engine)
+        outcome.facts = engine._open_engine().database.read(_read_facts)
+        told = story(engine)
+        engine.close(timeout=0)
+    except BaseException as error:
+        told = story(engine)
+        life.check_end()
+        if life.death is None or is_of_the_tests_process(error):
+            raise
+    finally:
+        engine._abandon()
+        if life.death is not None:
+            told = f"  -- {life.death} --"
+            clock.errors.clear()
+        outcome.story += f"  -- engine {len(outcome.labels)} --\n{engine.journal}\n{told}\n"
+    return life.death is not None
 
 
 def _counted(what: str) -> Callable[[], str]:
@@ -202,19 +288,14 @@ def _finish(engine: TestEngine) -> None:
     """Let everything end that can: what waits for a message that nobody sends is left waiting."""
     with suppress(Deadlock):
         engine._open_engine().runs.wait_idle(None)
-    if engine.errors:
-        raise BaseExceptionGroup("errors on background threads of the engine", engine.errors)
+    raise_errors(engine)
 
 
 # ---------------------------------------------------------------------- comparing
 
 
-def _facts(engine: Engine) -> dict[str, Any]:
-    """All that must not depend on a crash, by name."""
-    return engine._open_engine().database.read(_read_facts)
-
-
 def _read_facts(tx: Tx) -> dict[str, Any]:
+    """All that must not depend on a crash, by name."""
     facts: dict[str, Any] = {}
     ids: dict[int, str] = {}
     for row in tx.rows("SELECT * FROM durable_workflow ORDER BY seq", {}):
@@ -228,16 +309,33 @@ def _read_facts(tx: Tx) -> dict[str, Any]:
         if row["outcome"] is not None and row["name"] not in MOMENTS:
             failed = row["outcome"] == "error"
             facts[f"{name}: value"] = _error(row["value"]) if failed else row["value"]
-    for row in tx.rows("SELECT * FROM durable_event ORDER BY workflow, key, seq", {}):
-        name = f"workflow {ids[row['workflow']]}, event {row['key']!r}, value {row['seq']}"
-        facts[name] = row["value"]
-    left = tx.rows("SELECT * FROM durable_message WHERE taken_by IS NULL ORDER BY seq", {})
-    counts: dict[str, int] = {}
-    for row in left:
-        topic = f"messages left to {ids[row['workflow']]}, topic {row['topic']!r}"
-        counts[topic] = counts.get(topic, 0) + 1
-        facts[f"{topic}, number {counts[topic]}"] = row["value"]
+    _number(facts, ids, "event {key!r}, setting", tx.rows(_EVENTS, {}))
+    left = "SELECT * FROM durable_message WHERE taken_by IS NULL ORDER BY seq"
+    _number(facts, ids, "message left on topic {topic!r}, number", tx.rows(left, {}))
     return facts
+
+
+# A step's body may run again, and set its events again: of those, the last values count. What the
+# body of a workflow sets is a step of its own, and set once.
+_EVENTS = """
+    SELECT event.*
+      FROM durable_event AS event LEFT JOIN durable_step AS step USING (workflow, lane, number)
+     WHERE step.name = 'durable.set_event:' || event.key
+        OR event.seq = (SELECT max(seq)
+                          FROM durable_event AS other
+                         WHERE other.workflow = event.workflow AND other.key = event.key
+                           AND other.lane = event.lane AND other.number = event.number)
+     ORDER BY event.workflow, event.key, event.seq
+"""
+
+
+def _number(facts: dict[str, Any], ids: dict[int, str], what: str, rows: list[Row]) -> None:
+    """Add the value of each row, numbered from 1 among those of the same workflow and kind."""
+    counts: Counter[str] = Counter()
+    for row in rows:
+        name = f"workflow {ids[row['workflow']]}, {what.format_map(dict(row))}"
+        counts[name] += 1
+        facts[f"{name} {counts[name]}: value"] = row["value"]
 
 
 def _error(text: str | None) -> str | None:
@@ -248,7 +346,12 @@ def _varying(first: _Outcome, second: _Outcome) -> set[str]:
     """The values that differ from run to run; AssertionError where more than values does."""
     names = first.facts.keys() | second.facts.keys()
     differing = {each for each in names if first.facts.get(each) != second.facts.get(each)}
-    fixed = [each for each in sorted(differing) if not each.endswith((": value", ": outcome"))]
+    fixed = [
+        each
+        for each in sorted(differing)
+        if not each.endswith((": value", ": outcome"))
+        or not (each in first.facts and each in second.facts)
+    ]
     if fixed:
         raise AssertionError(
             "two runs of the program differ, though none crashed: what depends on chance belongs "
@@ -258,23 +361,16 @@ def _varying(first: _Outcome, second: _Outcome) -> set[str]:
 
 
 def _compare(
-    calm: _Outcome, crashed: _Outcome, varying: set[str], places: tuple[Place, ...]
+    calm: _Outcome, crashed: _Outcome, varying: set[str], places: tuple[Place, ...], again: str
 ) -> None:
     names = (calm.facts.keys() | crashed.facts.keys()) - varying
     differing = sorted(each for each in names if calm.facts.get(each) != crashed.facts.get(each))
-    if not differing:
-        return
-    where = [
-        f"{place.when} write {place.number} of engine {index}, {labels[place.number - 1]!r}"
-        for index, (place, labels) in enumerate(zip(places, crashed.labels, strict=False), 1)
-        if place.number <= len(labels)
-    ]
-    raise AssertionError(
-        f"a crash {' and then '.join(where)} changes what comes out:\n"
-        f"{_difference(calm, crashed, differing)}\n"
-        f"without the crash:\n{calm.story}\nwith it:\n{crashed.story}\n"
-        f"to try just this one: crashes(program, only={_name(places)!r})"
-    )
+    if differing:
+        raise AssertionError(
+            f"{_describe(places, crashed.labels)} changes what comes out:\n"
+            f"{_difference(calm, crashed, differing)}\n"
+            f"without the crash:\n{calm.story}\nwith it:\n{crashed.story}\n{again}"
+        )
 
 
 def _difference(first: _Outcome, second: _Outcome, names: Iterable[str]) -> str:
@@ -309,17 +405,24 @@ def orders(program: Program, *, runs: int = 200, seed: int | None = None) -> Rep
 
 
 def _run_order(program: Program, seed: int) -> None:
-    with tempfile.TemporaryDirectory(prefix="durable-") as folder:
-        engine = TestEngine(Path(folder) / "test.db", clock=VirtualClock(seed))
+    with temporary_file() as file:
+        engine = TestEngine(file, clock=VirtualClock(seed))
+        life = _Life(engine, None)
+        engine._hooks.observer = life
         engine._hooks.new_id = _counted("workflow")
         engine.open()
         try:
-            program(engine)
-            _finish(engine)
-        except Exception as error:
+            try:
+                program(engine)
+                _finish(engine)
+            finally:
+                life.check_end()
+        except BaseException as error:
+            if is_of_the_tests_process(error):
+                raise
             raise AssertionError(
                 f"with seed {seed}: {type(error).__name__}: {error}\n"
-                f"the order of events:\n{engine.journal}\n{timeline(engine)}\n"
+                f"the order of events:\n{engine.journal}\n{story(engine)}\n"
                 f"to run just this one: orders(program, seed={seed})"
             ) from error
         finally:

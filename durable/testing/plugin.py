@@ -9,6 +9,7 @@ import pytest
 
 from durable import testing
 from durable.testing.engines import TestEngine
+from durable.testing.timeline import story
 
 _ENGINE = pytest.StashKey[TestEngine]()
 
@@ -50,7 +51,7 @@ def pytest_runtest_makereport(
     if engine is not None and report.when == "call" and report.failed:
         seed = item.config.getoption("--durable-seed")
         report.sections.append(
-            (f"durable: workflows and steps (--durable-seed={seed})", testing.timeline(engine))
+            (f"durable: workflows and steps (--durable-seed={seed})", story(engine))
         )
         report.sections.append(("durable: writes", str(engine.journal)))
     return report

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from durable.declare import StepFunction, WorkflowFunction
 from durable.engine import Engine
 from durable.errors import InvalidArgument
+from durable.names import callable_name
 from durable.runtime.context import current_host
 from durable.runtime.hooks import Hooks
 
@@ -41,7 +42,7 @@ class Replacement:
 
 @contextmanager
 def replace(
-    function: StepFunction[..., Any] | WorkflowFunction[..., Any],
+    function: Callable[..., Any],
     *,
     returns: Any = _NOTHING,
     raises: BaseException | type[BaseException] | None = None,
@@ -50,6 +51,7 @@ def replace(
 ) -> Iterator[Replacement]:
     """While inside, the body of a step or of a workflow is not run on `engine`, or the current one.
 
+    `function` is the step or the workflow, or what is given to `durable.run_step`.
     Exactly one of: `returns`, a value, or a list of values of which each try takes the next (an
     exception among them is raised); `raises`, an exception or its class; `calls`, a function that
     is called with the real arguments. What comes of it is recorded as ever.
@@ -58,18 +60,26 @@ def replace(
             assert checkout("17") == "fulfilled"
         assert charged.calls[1].args == ("17",)
     """
-    answer = _answer(function.name, returns, raises, calls)
-    hooks = _hooks(engine)
-    before = hooks.replacements.get(function.name)
-    replacement = Replacement(function.name, answer)
-    hooks.replacements[function.name] = replacement
+    name = _name(function)
+    answer = _answer(name, returns, raises, calls)
+    replacements = _hooks(engine).replacements
+    before = replacements.get(name)
+    replacement = replacements[name] = Replacement(name, answer)
     try:
         yield replacement
     finally:
         if before is None:
-            del hooks.replacements[function.name]
+            del replacements[name]
         else:
-            hooks.replacements[function.name] = before
+            replacements[name] = before
+
+
+def _name(function: Callable[..., Any]) -> str:
+    if isinstance(function, (StepFunction, WorkflowFunction)):
+        return function.name
+    if not callable(function):
+        raise InvalidArgument(f"replace takes a step or a workflow, not {function!r}")
+    return callable_name(function)
 
 
 def _hooks(engine: Engine | None) -> Hooks:

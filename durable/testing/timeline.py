@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import reprlib
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
 from durable.client import Client
-from durable.clock import Clock, as_datetime
-from durable.records import Step, Workflow
+from durable.clock import Clock
+from durable.errors import DurableError
+from durable.records import Status, Step, Workflow
+from durable.testing.clock import show_moment
+
+LONGEST_VALUE = 200
 
 
 @dataclass(frozen=True)
@@ -19,7 +26,7 @@ class Entry:
     label: str
 
     def __str__(self) -> str:
-        return f"{as_datetime(self.at):%Y-%m-%d %H:%M:%S.%f}  {self.thread:<28}  {self.label}"
+        return f"{show_moment(self.at)}  {self.thread:<28}  {self.label}"
 
 
 class Journal:
@@ -27,44 +34,67 @@ class Journal:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._switch = getattr(clock, "switch", lambda: None)
+        self.switch = getattr(clock, "switch", lambda: None)
         self.entries: list[Entry] = []
 
     def before(self, label: str) -> None:
         """Another thread may go first."""
-        self._switch()
+        self.switch()
 
     def after(self, label: str) -> None:
         """Write it down; another thread may go on before the caller knows."""
         thread = threading.current_thread().name
         self.entries.append(Entry(self._clock.now(), thread, label))
-        self._switch()
+        self.switch()
 
     def __str__(self) -> str:
         return "\n".join(f"  {entry}" for entry in self.entries)
 
 
-def timeline(client: Client) -> str:
-    """The workflows of a file with their steps, as a text of a line each."""
+def timeline(client: Client, *, status: Status | Iterable[Status] | None = None) -> str:
+    """The workflows of a file, or those of a status, with their steps: a text of a line each."""
     lines: list[str] = []
-    for workflow in client.workflows():
+    for workflow in client.workflows(status=status):
         lines.append(_workflow_line(workflow))
         lines.extend(_step_line(step) for step in client.handle(workflow.id).steps())
     return "\n".join(lines)
 
 
+def story(client: Client) -> str:
+    """The timeline, where a test has failed: why there is none, if the file cannot be read."""
+    try:
+        return timeline(client)
+    except DurableError as error:
+        return f"  (cannot be told: {error})"
+
+
 def _workflow_line(workflow: Workflow) -> str:
-    outcome = workflow.result if workflow.error is None else repr(workflow.error)
-    shown = f" -> {outcome!r}" if workflow.status.finished else ""
+    ended = workflow.status in (Status.SUCCESS, Status.ERROR)
+    shown = f" -> {_show(workflow.error or workflow.result)}" if ended else ""
     reason = f" ({workflow.reason})" if workflow.reason else ""
     return f"  {workflow.id} {workflow.name} {workflow.status}{shown}{reason}"
 
 
 def _step_line(step: Step) -> str:
     if step.outcome is None:
-        until = f" until {step.until_at:%H:%M:%S}" if step.until_at else ""
-        shown = f"undecided{until}"
+        until = f" until {_at(step.until_at)}" if step.until_at else ""
+        shown = f"undecided{until}" + (f", after {_show(step.error)}" if step.error else "")
+    elif step.outcome == "timeout":
+        shown = "timeout"
     else:
-        shown = repr(step.value) if step.error is None else repr(step.error)
+        shown = _show(step.value if step.error is None else step.error)
     tries = f", try {step.attempt}" if step.attempt > 1 else ""
-    return f"    {step.started_at:%H:%M:%S.%f}  {step.number:>4} {step.name} -> {shown}{tries}"
+    return f"    {_at(step.started_at)}  {step.number:>4} {step.name} -> {shown}{tries}"
+
+
+def _at(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S.%f}"
+
+
+def _show(value: object) -> str:
+    """A value as people see it: not too long, whatever its ``__repr__`` does."""
+    try:
+        text = repr(value)
+    except Exception:  # it is somebody else's code, and a test is failing already
+        text = reprlib.repr(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"

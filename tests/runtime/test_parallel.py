@@ -393,6 +393,7 @@ def test_an_exit_in_an_item_leaves_the_run_unfinished(path: str) -> None:
 @workflow
 def everything(count: int) -> list[Any]:
     a, b = flaky.submit(1), square.submit(2)
+    durable.wait([flaky.submit(5)], first=True)
     mapped = durable.map(flaky, range(count), workers=2)
     return [durable.gather(a, b), mapped, durable.map(picky, range(3, 5), errors="collect")[1]]
 
