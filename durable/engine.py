@@ -29,7 +29,7 @@ from durable.runtime.timers import Timers
 from durable.runtime.waiting import Waiting
 from durable.runtime.watcher import Watcher
 from durable.store import workflows
-from durable.store.database import MEMORY, Database, leak_connections_in_child
+from durable.store.database import MEMORY, Database
 from durable.store.lock import FileLock
 
 P = ParamSpec("P")
@@ -351,7 +351,6 @@ def _watch_forks() -> None:
 
 
 def _let_go_in_child() -> None:
-    leak_connections_in_child()
     for engine in _engines:
         engine._lock.forget()
         atexit.unregister(engine._close_at_exit)

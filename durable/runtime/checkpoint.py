@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from durable.codec import Codec, decode_error, encode_error
 from durable.errors import DurableError, EngineClosed, StorageError
-from durable.runtime.context import Scope, StepCall, enter_step
+from durable.runtime.context import Scope, StepCall, run_in_step
 from durable.runtime.runs import Stopped
 from durable.runtime.waiting import Listener
 from durable.store import steps, workflows
@@ -101,8 +101,7 @@ class Call(Generic[T]):
 
     def perform(self, scope: Scope) -> T:
         """What the body returned."""
-        with enter_step(scope, self.step), scope.host.hooks.unguard():
-            return self.fn()
+        return run_in_step(scope, self.step, self.fn)
 
 
 def drive(flow: Flow[T], scope: Scope) -> T:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from durable.errors import NoEngine, NonDeterminism, NotAllowedHere, NotInWorkflow
 from durable.records import Current
@@ -16,6 +16,7 @@ from durable.runtime.host import Host
 from durable.runtime.runs import Run
 from durable.store.steps import Place, Record
 
+T = TypeVar("T")
 PATCH = "durable.patched:"
 
 
@@ -128,13 +129,16 @@ def enter_run(host: Host, run: Run) -> Iterator[Scope]:
         _scope.reset(token)
 
 
-@contextmanager
-def enter_step(scope: Scope, step: StepCall) -> Iterator[None]:
-    """The calling thread runs the body of a step."""
+def run_in_step(scope: Scope, step: StepCall, body: Callable[[], T]) -> T:
+    """What the body of a step returns, run on the calling thread."""
     inner = Scope(scope.host, scope.run, threading.get_ident(), scope.lane, step=step)
     token = _scope.set(inner)
     try:
-        yield
+        unguard = scope.host.hooks.unguard
+        if unguard is None:
+            return body()
+        with unguard():
+            return body()
     finally:
         _scope.reset(token)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -132,7 +133,7 @@ def _function_result(host: Host, run: Run) -> Any:
     replacement = host.hooks.replacements.get(run.spec.name)
     if replacement is not None:
         return replacement(*args, **kwargs)
-    with host.hooks.guard():
+    with host.hooks.guard() if host.hooks.guard is not None else nullcontext():
         return run.spec.fn(*bound, *args, **kwargs)
 
 

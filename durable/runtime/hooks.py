@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,9 +35,9 @@ class Hooks:
     """What is called in place of the steps and workflows of these names."""
     replay_only: bool = False
     """Whether a run stops where its records end, before anything is done."""
-    guard: Callable[[], AbstractContextManager[None]] = nullcontext
+    guard: Callable[[], AbstractContextManager[None]] | None = None
     """What surrounds the body of each workflow on its thread; its steps are outside it."""
-    unguard: Callable[[], AbstractContextManager[None]] = nullcontext
+    unguard: Callable[[], AbstractContextManager[None]] | None = None
     """What surrounds the body of each step."""
     errors: deque[BaseException] = field(default_factory=lambda: deque(maxlen=100))
     """What went wrong on threads that nobody waits for."""

@@ -9,7 +9,7 @@ from typing import Any
 from durable.codec import encode_error, error_is_exact
 from durable.errors import SerializationError, WaitTimeout
 from durable.runtime.checkpoint import Call, Flow, Write, drive, error_outcome, pause, settle
-from durable.runtime.context import Scope, StepCall, current_host, enter_step, find_scope
+from durable.runtime.context import Scope, StepCall, current_host, find_scope, run_in_step
 from durable.runtime.registry import StepSpec
 from durable.store import steps, streams, workflows
 from durable.store.database import Tx, is_of_the_file
@@ -123,8 +123,7 @@ def _try_transaction(
 
     def write(tx: Tx) -> Outcome:
         workflows.guard(tx, *scope.run.key)
-        with enter_step(scope, step), scope.host.hooks.unguard():
-            value = _run_transaction(tx, spec, body)
+        value = run_in_step(scope, step, lambda: _run_transaction(tx, spec, body))
         try:
             outcome = _encode(scope, step, value)
         except SerializationError as error:

@@ -148,6 +148,7 @@ class Database:
         self._on_commit = on_commit
         self._signals = signals
         self._pid = os.getpid()
+        self._inherited = False
         self._mutex = threading.Lock()
         self._queue: list[_Request[Any]] = []
         self._leader: _Request[Any] | None = None
@@ -165,6 +166,7 @@ class Database:
         except BaseException:
             self._writer.close()
             raise
+        _watch_forks()
         _opened.append(self)
 
     # ------------------------------------------------------------------ the two doors
@@ -206,7 +208,7 @@ class Database:
 
     def check_process(self) -> None:
         """Raise EngineClosed in a process that inherited this database by a fork."""
-        if os.getpid() != self._pid:
+        if self._inherited:
             raise EngineClosed(
                 f"{self.path} was opened by process {self._pid}, and this is its child "
                 f"{os.getpid()}: an SQLite file does not survive a fork; "
@@ -338,7 +340,12 @@ class Database:
         return translate(error, self.path) if isinstance(error, sqlite3.Error) else error
 
     def _begin(self) -> None:
-        self._patiently(self._writer, lambda: self._writer.execute("BEGIN IMMEDIATE"))
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error):
+                raise
+            self._patiently(self._writer, lambda: self._writer.execute("BEGIN IMMEDIATE"))
 
     def _patiently(self, connection: sqlite3.Connection, action: Callable[[], T]) -> T:
         """`action`, again and again while another process holds the lock that it needs."""
@@ -446,7 +453,7 @@ class Database:
 
     def close(self) -> None:
         """Finish what was accepted, refuse all else, close the file. May be called twice."""
-        if os.getpid() != self._pid:
+        if self._inherited:
             return
         with self._mutex:
             already = self._closing
@@ -560,10 +567,19 @@ def _check_path(path: str, create: bool) -> None:
 # ---------------------------------------------------------------------- forks
 
 _opened: list[Database] = []
+_watching_forks = False
 
 
-def leak_connections_in_child() -> None:
-    """After a fork, in the child: keep the parent's connections from ever being closed here.
+def _watch_forks() -> None:
+    """From the first open file on: a forked child knows what it inherited."""
+    global _watching_forks  # noqa: PLW0603
+    if not _watching_forks and hasattr(os, "register_at_fork"):
+        _watching_forks = True
+        os.register_at_fork(after_in_child=_inherit)
+
+
+def _inherit() -> None:
+    """In the child: refuse the parent's files, and never close the connections to them.
 
     Closing an inherited connection may take the parent's write-ahead log away
     (https://www.sqlite.org/howtocorrupt.html, 2.6), also when the interpreter ends.
@@ -571,6 +587,7 @@ def leak_connections_in_child() -> None:
     import ctypes  # noqa: PLC0415 - only a child that inherited an open file needs it
 
     for database in _opened:
+        database._inherited = True
         for connection in [database._writer, *database._readers]:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
     _opened.clear()
