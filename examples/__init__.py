@@ -1,0 +1,1 @@
+"""Examples to run and to copy: `checkout` waits for a payment, `backup` copies a folder."""
