@@ -73,8 +73,9 @@ class WorkflowFunction(Generic[P, R]):
     ) -> WorkflowFunction[P, R]:
         """The same function with options for the runs that it starts.
 
-        `id`: the run's own; if there is one already, starting attaches to it. `timeout`: seconds
-        from the start of the run until it is stopped as CANCELLED. `tags`: texts to find it by.
+        `id`: the run's own, of printable characters; if there is one already, starting attaches to
+        it, and takes it up if it is unfinished and in nobody's hands. `timeout`: seconds from the
+        start of the run until it is stopped as CANCELLED. `tags`: texts to find it by.
         """
         options = make_options(id, timeout, tags)
         return WorkflowFunction(self._spec, self._bound_to, options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from durable.clock import optional_seconds
+from durable.codec import decode_error
 from durable.errors import EventNotSet, InvalidArgument, WorkflowNotFound
 from durable.runtime.checkpoint import (
     Subject,
@@ -85,7 +86,10 @@ def _subject(tx: Tx, workflow_id: str, key: str) -> Subject:
         ending = workflows.ending(tx, seq)
         if ending is None:
             return None
-        return error_outcome(EventNotSet(workflow_id, key, ending.status))
+        error = EventNotSet(workflow_id, key, ending.status)
+        if ending.error is not None:
+            error.__cause__ = decode_error(ending.error)
+        return error_outcome(error)
 
     return Subject((events.key(seq, key), workflows.key(seq)), find)
 

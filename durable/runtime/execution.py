@@ -56,7 +56,8 @@ def _in_background(host: Host, run: Run) -> None:
         if not isinstance(error, EngineClosed):
             log.error("workflow %r (%s) is unfinished: %s", run.id, run.name, error)
     except BaseException as error:
-        log.error("workflow %r (%s) is unfinished: %s %s", run.id, run.name, type(error), error)
+        kind = type(error).__name__
+        log.error("workflow %r (%s) is unfinished: %s %s", run.id, run.name, kind, error)
     else:
         if ended is not None and ended.error is not None:
             log.warning(

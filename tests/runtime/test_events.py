@@ -54,6 +54,19 @@ def test_a_workflow_that_ends_without_its_event(engine: Engine) -> None:
     assert handle.event("url", default=None) is None
 
 
+def test_why_there_is_no_event(engine: Engine) -> None:
+    """Where the workflow ended in an error, that is the cause."""
+
+    @workflow
+    def broken() -> None:
+        raise ValueError("why")
+
+    handle = broken.start()
+    with pytest.raises(durable.EventNotSet) as caught:
+        handle.event("url", timeout=PATIENCE)
+    assert repr(caught.value.__cause__) == "ValueError('why')"
+
+
 def test_an_event_of_an_unknown_workflow(engine: Engine) -> None:
     """WorkflowNotFound, in and out of a workflow, also where a default is given for the event."""
 
