@@ -106,7 +106,8 @@ class WaitTimeout(DurableError, TimeoutError):
 class EventNotSet(DurableError):
     """The workflow ended without setting the event that was waited for.
 
-    If it ended in an error, that is the `__cause__`. Not raised where a `default` was given, nor while the workflow may still set it.
+    If it ended in an error, that is the `__cause__`. Not raised where a `default` was given, nor
+    while the workflow may still set the event.
     """
 
     def __init__(self, workflow_id: str, key: str, status: str) -> None:

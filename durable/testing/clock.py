@@ -29,10 +29,11 @@ LOOK_FOR_GUESTS = 0.01
 
 
 class Deadlock(AssertionError):
-    """Nothing can happen any more: every thread waits, and none for a moment. The text says who.
+    """Every thread waits, and none for a moment: nothing can happen any more. The text says who."""
 
-    Or nothing happened for long: a thread is stuck in something that the clock does not know.
-    """
+
+class Stuck(Deadlock):
+    """Nothing has happened for long: a thread waits for something that the clock does not know."""
 
 
 @dataclass
@@ -53,6 +54,12 @@ class _Wait:
             return self.ready()
 
 
+def _locked() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
 @dataclass(eq=False)
 class _Member:
     """A thread that takes the baton in turn; without a wait it is ready to go on."""
@@ -63,7 +70,8 @@ class _Member:
     ended: bool = False
     deadlock: str | None = None
     thread: int | None = None
-    turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    turn: threading.Lock = field(default_factory=_locked)
+    """Locked until it is given the baton."""
 
 
 class VirtualThread:
@@ -92,8 +100,8 @@ class VirtualClock:
 
     Give it to an engine: ``Engine(path, clock=VirtualClock(seed=7))``. A sleep of thirty days takes
     no time. `start`, an aware ``datetime``, is the first moment. Deadlock, saying who waits where,
-    is raised in the test when nothing can happen any more, and when a thread of the engine was
-    stuck for `patience` seconds of real time. `errors` has what was raised on spawned threads.
+    is raised in the test when nothing can happen any more, and when a thread was stuck for
+    `patience` seconds of real time. `errors` has what was raised on the threads that it spawned.
     """
 
     real = False
@@ -280,7 +288,7 @@ class VirtualClock:
             if signs != self._signs_of_life:
                 signs, since = self._signs_of_life, time.monotonic()
             elif time.monotonic() - since > self.patience:
-                raise Deadlock(
+                raise Stuck(
                     f"nothing has happened for {self.patience:g} s of real time:\n{self.table()}\n"
                     "a step that waits for the test does so inside clock.outside(), and so does a "
                     "test that waits for threads of its own; VirtualClock(patience=…) waits longer"

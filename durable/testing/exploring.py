@@ -20,11 +20,11 @@ from sqlite3 import Row
 from typing import Any
 
 from durable.codec import decode_error
-from durable.errors import EngineClosed, InvalidArgument
+from durable.errors import EngineClosed, InvalidArgument, NotAllowedHere
 from durable.runtime.context import find_scope
 from durable.runtime.runs import Stopped
 from durable.store.database import Tx
-from durable.testing.clock import Deadlock, VirtualClock
+from durable.testing.clock import Deadlock, Stuck, VirtualClock
 from durable.testing.engines import TestEngine, raise_errors, temporary_file
 from durable.testing.timeline import story
 
@@ -198,8 +198,9 @@ class _Life:
 
     def after(self, label: str) -> None:
         """Die here, where the caller does not know yet, or go on."""
+        self._journal.note(label)
         self._die_at("after")
-        self._journal.after(label)
+        self._journal.switch()
 
     def _die_at(self, when: str) -> None:
         number = self._number_of[threading.get_ident()]
@@ -213,10 +214,11 @@ class _Life:
 
     def _stop(self) -> None:
         """End what the calling thread does; the body of a step must not catch it and go on."""
-        scope = find_scope("a crash")
-        if scope is not None and scope.step is not None:
-            scope.run.stop()
-            raise Stopped(scope.run.id)
+        with suppress(NotAllowedHere):  # a thread that the engine made for a workflow's body
+            scope = find_scope("a crash")
+            if scope is not None and scope.step is not None:
+                scope.run.stop()
+                raise Stopped(scope.run.id)
         raise EngineClosed("the process died here")
 
     def check_end(self) -> None:
@@ -286,8 +288,12 @@ def _counted(what: str) -> Callable[[], str]:
 
 def _finish(engine: TestEngine) -> None:
     """Let everything end that can: what waits for a message that nobody sends is left waiting."""
-    with suppress(Deadlock):
+    try:
         engine._open_engine().runs.wait_idle(None)
+    except Stuck:
+        raise
+    except Deadlock:
+        pass
     raise_errors(engine)
 
 

@@ -43,9 +43,13 @@ class Journal:
 
     def after(self, label: str) -> None:
         """Write it down; another thread may go on before the caller knows."""
+        self.note(label)
+        self.switch()
+
+    def note(self, label: str) -> None:
+        """Write it down."""
         thread = threading.current_thread().name
         self.entries.append(Entry(self._clock.now(), thread, label))
-        self.switch()
 
     def __str__(self) -> str:
         return "\n".join(f"  {entry}" for entry in self.entries)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import queue
+import secrets
 import signal
 import subprocess
 import sys
@@ -25,12 +26,12 @@ class Program:
     """A running child process; killed at the end of its ``with`` block if it has not ended.
 
     `script` is Python source; `args` are its ``sys.argv[1:]``. Its standard output is read line by
-    line, its standard error is kept for `errors`. `prelude` is what every program may use.
+    line, its standard error is kept for `errors`.
     """
 
     def __init__(self, script: str | Path, *args: str, warnings: str = "error") -> None:
         source = [str(script)] if isinstance(script, Path) else ["-c", PRELUDE + script]
-        self._stderr = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
         self._process = subprocess.Popen(
             [sys.executable, "-u", "-W", warnings, *source, *args],
             stdin=subprocess.PIPE,
@@ -136,4 +137,15 @@ PRELUDE = """\
 import os, signal, sqlite3, sys, threading, time
 import durable
 from durable import Client, Engine, Retry, step, transaction, workflow
+
+def print(*values):  # one write, so that lines of several threads do not mingle
+    sys.stdout.write(" ".join(map(str, values)) + "\\n")
+
 """
+
+
+def new_seed() -> int:
+    """A seed, printed, for what is left to chance; ``SEED=…`` in the environment repeats one."""
+    seed = int(os.environ.get("SEED", secrets.randbelow(1 << 32)))
+    print(f"SEED={seed}")  # noqa: T201 - pytest shows it where a test fails
+    return seed
