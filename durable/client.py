@@ -9,12 +9,12 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+from durable.checks import check_count, check_id, check_optional_text, check_text, check_texts
 from durable.clock import Clock, SystemClock, moment
 from durable.codec import Codec, JsonCodec
 from durable.errors import EngineClosed, InvalidArgument
 from durable.handle import Handle
 from durable.records import Cancellation, Status, Workflow
-from durable.runtime.children import check_id
 from durable.runtime.file import File
 from durable.runtime.messages import MISSING
 from durable.runtime.waiting import PolledWaiting
@@ -46,7 +46,7 @@ class Client:
         self, path: str | os.PathLike[str], codec: Codec | None, clock: Clock | None
     ) -> None:
         self._path = check_path(path)
-        self._codec = codec or JsonCodec()
+        self._codec = _check_codec(codec)
         self._clock = clock or SystemClock()
         self._file: File | None = None
 
@@ -77,6 +77,7 @@ class Client:
         """Close the file; what the client did stays done. May be called twice."""
         if self._file is not None:
             self._file.database.close()
+            self._file.waiting.notify_all()
 
     def _open_file(self) -> File:
         if self._file is None:
@@ -165,20 +166,18 @@ class Client:
 
         At most `limit`; for the next page, give the id of the last one as `after`.
         """
-        if not isinstance(limit, int) or limit < 1:
-            raise InvalidArgument(f"limit is a number from 1 on, not {limit!r}")
         file = self._open_file()
         query = partial(
             queries.workflows,
             codec=file.codec,
             status=_statuses(status),
-            name=name,
-            parent=parent,
-            tag=tag,
+            name=check_optional_text(name, "a name"),
+            parent=check_optional_text(parent, "the id of a parent"),
+            tag=check_optional_text(tag, "a tag"),
             created_after=_moment(created_after, "created_after"),
             completed_before=_moment(completed_before, "completed_before"),
-            after=after,
-            limit=limit,
+            after=check_optional_text(after, "the id to go on after"),
+            limit=check_count(limit, "the limit of a list"),
         )
         return file.database.read(query)
 
@@ -191,11 +190,21 @@ def check_path(path: str | os.PathLike[str]) -> str:
         text = None
     if not isinstance(text, str) or not text or "\0" in text:
         raise InvalidArgument(f"the path of a file is a text or a Path, not {path!r}")
-    return text
+    return check_text(text, "the path of a file")
+
+
+def _check_codec(codec: Codec | None) -> Codec:
+    chosen = JsonCodec() if codec is None else codec
+    if not (
+        callable(getattr(chosen, "encode", None)) and callable(getattr(chosen, "decode", None))
+    ):
+        raise InvalidArgument(f"a codec has encode and decode, like JsonCodec(); {codec!r} has not")
+    return chosen
 
 
 def _statuses(status: Status | str | Iterable[Status | str] | None) -> tuple[str, ...]:
-    wanted = (status,) if isinstance(status, str) else tuple(status or ())
+    given = (status,) if isinstance(status, str) else () if status is None else status
+    wanted = check_texts(given, "statuses")
     known = {each.value for each in Status}
     for each in wanted:
         if each not in known:

@@ -61,8 +61,8 @@ class SystemClock:
     real = True
 
     def now(self) -> float:
-        """The wall clock's moment."""
-        return time.time()
+        """The wall clock's moment, in whole microseconds as a ``datetime`` has them."""
+        return round(time.time(), 6)
 
     def wait(
         self, condition: threading.Condition, ready: Callable[[], bool], deadline: float | None
@@ -90,13 +90,17 @@ def seconds(span: float | timedelta, what: str) -> float:
     if isinstance(span, timedelta):
         value = span.total_seconds()
     elif isinstance(span, (int, float)) and not isinstance(span, bool):
-        value = float(span)
+        try:
+            value = float(span)
+        except OverflowError:
+            value = math.inf
     else:
         raise InvalidArgument(
             f"{what} must be seconds or a timedelta, not {type(span).__name__} ({span!r})"
         )
     if not math.isfinite(value) or value < 0:
-        raise InvalidArgument(f"{what} must be a finite span of 0 s or more, not {span!r}")
+        shown = "a number beyond all measure" if isinstance(span, int) and span > 0 else repr(span)
+        raise InvalidArgument(f"{what} must be a finite span of 0 s or more, not {shown}")
     return value
 
 
@@ -118,8 +122,11 @@ def moment(at: datetime, what: str) -> float:
 
 
 def as_datetime(at: float) -> datetime:
-    """The moment as an aware ``datetime`` in UTC."""
-    return datetime.fromtimestamp(at, UTC)
+    """The moment as an aware ``datetime`` in UTC; the last one that there is for any later."""
+    try:
+        return datetime.fromtimestamp(at, UTC)
+    except (OverflowError, ValueError):
+        return (datetime.max if at > 0 else datetime.min).replace(tzinfo=UTC)
 
 
 def optional_datetime(at: float | None) -> datetime | None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
+from durable.checks import check_count, check_optional_text, check_texts
 from durable.clock import optional_seconds
 from durable.errors import InvalidArgument
 from durable.handle import Handle
@@ -225,12 +226,12 @@ def workflow(
     def declare(fn: Any) -> WorkflowFunction[Any, Any]:
         plain, kind = _unwrap(fn, "workflow")
         spec = WorkflowSpec(
-            name=_check_name(name) or qualified_name(plain),
+            name=check_optional_text(name, "a name") or qualified_name(plain),
             fn=plain,
             kind=kind,
             timeout=optional_seconds(timeout, "the timeout of a workflow"),
-            max_recoveries=_check_count(max_recoveries),
-            aliases=tuple(_check_name(alias) or "" for alias in aliases),
+            max_recoveries=check_count(max_recoveries, "max_recoveries", least=0),
+            aliases=check_texts(aliases, "aliases"),
         )
         registry.add_workflow(spec)
         return WorkflowFunction(spec)
@@ -358,7 +359,7 @@ def _declare_step(
     if retry is not None and not isinstance(retry, Retry):
         raise InvalidArgument(f"retry is a durable.Retry, not {retry!r}")
     spec = StepSpec(
-        name=_check_name(name) or qualified_name(plain),
+        name=check_optional_text(name, "a name") or qualified_name(plain),
         fn=plain,
         retry=retry,
         timeout=optional_seconds(timeout, "the timeout of a step"),
@@ -393,15 +394,3 @@ def _refuse_async(fn: Any, what: str) -> None:
         raise InvalidArgument(
             f"{what} takes functions that return a value, and {callable_name(fn)} is a generator"
         )
-
-
-def _check_name(name: str | None) -> str | None:
-    if name is not None and (not isinstance(name, str) or not name):
-        raise InvalidArgument(f"a name is a text that is not empty, not {name!r}")
-    return name
-
-
-def _check_count(max_recoveries: int) -> int:
-    if not isinstance(max_recoveries, int) or max_recoveries < 0:
-        raise InvalidArgument(f"max_recoveries is a number from 0 on, not {max_recoveries!r}")
-    return max_recoveries

@@ -13,6 +13,7 @@ from functools import partial
 from types import FrameType, TracebackType
 from typing import Any, Literal, ParamSpec, TypeVar
 
+from durable.checks import check_optional_text, check_texts
 from durable.client import Client
 from durable.clock import Clock, optional_seconds
 from durable.codec import Codec
@@ -29,7 +30,7 @@ from durable.runtime.timers import Timers
 from durable.runtime.waiting import Waiting
 from durable.runtime.watcher import Watcher
 from durable.store import workflows
-from durable.store.database import MEMORY, Database
+from durable.store.database import MEMORY, Database, check_file
 from durable.store.lock import FileLock
 
 P = ParamSpec("P")
@@ -39,6 +40,7 @@ Recover = Literal["auto", "manual"] | Callable[[Workflow], bool]
 
 SAY_WHAT_IT_WAITS_FOR_AFTER = 2.0
 GRACE = 0.1
+CLOSED = "engine/closed"
 
 
 class Engine(Client):
@@ -73,8 +75,7 @@ class Engine(Client):
             raise InvalidArgument(f"synchronous is 'full' or 'normal', not {synchronous!r}")
         if recover not in ("auto", "manual") and not callable(recover):
             raise InvalidArgument(f"recover is 'auto', 'manual' or a predicate, not {recover!r}")
-        if version is not None and not isinstance(version, str):
-            raise InvalidArgument(f"version is a text, not {version!r}")
+        check_optional_text(version, "the version of an engine", empty=True)
         self._synchronous = synchronous
         self._recover = recover
         self._version = version
@@ -104,6 +105,7 @@ class Engine(Client):
                 raise InvalidArgument(f"this engine on {self._path} is open already")
             _watch_forks()
             if self._path != MEMORY:
+                check_file(self._path, create=True)
                 self._lock.acquire()
             try:
                 host = self._open_host()
@@ -147,7 +149,7 @@ class Engine(Client):
         except BaseException:
             database.close()
             raise
-        host.on_start = lambda workflow_id: host.spawn(
+        host.on_start = lambda workflow_id: host.spawn_task(
             f"durable start {workflow_id}", partial(self._take_up, host, workflow_id)
         )
         self._watcher = watcher
@@ -159,14 +161,8 @@ class Engine(Client):
         )
 
     def _sweep_in_background(self, host: Host) -> None:
-        swept = threading.Event()
-
-        def sweep() -> None:
-            with host.runs.busy():
-                swept.set()
-                recovery.sweep(host, self._wanted())
-
-        host.spawn("durable recovery", sweep)
+        wanted = self._wanted()
+        host.spawn_task("durable recovery", lambda: recovery.sweep(host, wanted))
 
     def _wanted(self) -> recovery.Wanted | None:
         predicate = self._recover
@@ -176,13 +172,12 @@ class Engine(Client):
 
     @staticmethod
     def _take_up(host: Host, workflow_id: str) -> None:
-        with host.runs.busy():
-            recovery.ensure_running(host, workflow_id)
+        recovery.ensure_running(host, workflow_id)
 
     def _declared(self) -> None:
         host = self._host
         if host is not None and host.blocked:
-            host.spawn("durable recovery", partial(recovery.retry_blocked, host))
+            host.spawn_task("durable recovery", partial(recovery.retry_blocked, host))
 
     # ------------------------------------------------------------------ running
 
@@ -205,7 +200,7 @@ class Engine(Client):
             states = host.database.read(partial(workflows.unfinished, after=0, limit=-1))
             wanted = [state.id for state in states]
         else:
-            wanted = list(ids)
+            wanted = list(check_texts(ids, "the ids to recover"))
         for workflow_id in wanted:
             self._take_up(host, workflow_id)
         return [self.handle(workflow_id) for workflow_id in wanted]
@@ -220,10 +215,10 @@ class Engine(Client):
         main = threading.current_thread() is threading.main_thread()
         if main:
             previous = signal.signal(signal.SIGTERM, _interrupt)
-        closed = threading.Condition(threading.Lock())
         try:
-            with closed, contextlib.suppress(KeyboardInterrupt):
-                host.clock.wait(closed, lambda: host.stopping, None)
+            with contextlib.suppress(KeyboardInterrupt), host.waiting.listen(CLOSED) as listener:
+                while not host.stopping:
+                    listener.wait(None)
         finally:
             if main:
                 signal.signal(signal.SIGTERM, previous)
@@ -294,6 +289,7 @@ class Engine(Client):
 
     def _shut(self, host: Host) -> None:
         host.stopping = True
+        host.database.impatient = True
         registry.unlisten(self._declared)
         context.host_closed(host)
         for run in host.runs.all():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random as _random
 import uuid as _uuid
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
@@ -169,7 +169,7 @@ def wait(
 
         winner = durable.wait([by_train, by_plane], first=True).done[0]
     """
-    given = list(awaited)
+    given = list(awaited) if isinstance(awaited, Iterable) else [awaited]
     if not given:
         raise InvalidArgument("wait needs something to wait for: futures or handles")
     _check_awaited(given, "wait")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
+from durable.checks import check_count
 from durable.clock import seconds
 from durable.errors import InvalidArgument
 
@@ -35,14 +36,13 @@ class Retry:
     give_up_on: Errors = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.attempts, int) or self.attempts < 1:
-            raise InvalidArgument(
-                f"Retry.attempts counts all tries: 1 or more, not {self.attempts!r}"
-            )
+        check_count(self.attempts, "Retry.attempts, which counts all tries,")
         seconds(self.delay, "Retry.delay")
         seconds(self.max_delay, "Retry.max_delay")
+        if isinstance(self.backoff, timedelta):
+            raise InvalidArgument(f"Retry.backoff is a factor, not a span ({self.backoff!r})")
         seconds(self.backoff, "Retry.backoff")
-        if not 0 <= self.jitter <= 1:
+        if isinstance(self.jitter, timedelta) or not seconds(self.jitter, "Retry.jitter") <= 1:
             raise InvalidArgument(f"Retry.jitter is a share from 0 to 1, not {self.jitter!r}")
         _check_classes(self.give_up_on, "Retry.give_up_on")
         if isinstance(self.on, (type, tuple)):
@@ -50,21 +50,26 @@ class Retry:
         elif not callable(self.on):
             raise InvalidArgument(f"Retry.on is a class, a tuple or a predicate, not {self.on!r}")
 
-    def pause_after(self, attempt: int, error: Exception) -> float | None:
-        """Seconds to wait after try number `attempt` ended in `error`; None to give up."""
+    def pause_after(
+        self, attempt: int, error: Exception, luck: random.Random | None = None
+    ) -> float | None:
+        """Seconds to wait after try number `attempt` ended in `error`; None to give up.
+
+        The jitter is drawn from `luck`.
+        """
         if attempt >= self.attempts or isinstance(error, self.give_up_on):
             return None
         on = self.on
         wanted = isinstance(error, on) if isinstance(on, (type, tuple)) else on(error)
-        return self._pause(attempt) if wanted else None
+        return self._pause(attempt, luck or random.Random()) if wanted else None
 
-    def _pause(self, attempt: int) -> float:
+    def _pause(self, attempt: int, luck: random.Random) -> float:
         longest = seconds(self.max_delay, "Retry.max_delay")
         try:
             pause = seconds(self.delay, "Retry.delay") * self.backoff ** (attempt - 1)
         except OverflowError:
             pause = longest
-        return min(pause, longest) * (1 + self.jitter * random.uniform(-1, 1))
+        return min(pause, longest) * (1 + self.jitter * luck.uniform(-1, 1))
 
 
 def _check_classes(classes: Errors, what: str) -> None:

@@ -6,8 +6,8 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from durable.checks import check_count, check_id
 from durable.errors import (
-    InvalidArgument,
     WorkflowCancelled,
     WorkflowDead,
     WorkflowNotFound,
@@ -156,8 +156,8 @@ def fork(
     file: File, scope: Scope | None, workflow_id: str, step: int | None, new_id: str | None
 ) -> str:
     """The id of a copy that goes on at number `step` of the workflow, or from its beginning."""
-    if step is not None and (not isinstance(step, int) or isinstance(step, bool) or step < 1):
-        raise InvalidArgument(f"fork begins at the number of a step, from 1 on, not at {step!r}")
+    if step is not None:
+        check_count(step, "the step of a fork")
     if new_id is not None:
         check_id(new_id)
     now = file.clock.now()
@@ -178,15 +178,3 @@ def _act(file: File, scope: Scope | None, name: str, write: Callable[[Tx], Any])
     if scope is None or scope.step is not None:
         return file.database.write(name, write)
     return settle(drive(effect(scope, name, lambda tx, place: write(tx)), scope), file.codec)
-
-
-def check_id(workflow_id: object) -> None:
-    """InvalidArgument unless it is a text that is not empty."""
-    if not isinstance(workflow_id, str):
-        raise InvalidArgument(
-            f"the id of a workflow is a text, not {type(workflow_id).__name__} ({workflow_id!r})"
-        )
-    if not workflow_id or "\0" in workflow_id or not workflow_id.isprintable():
-        raise InvalidArgument(
-            f"the id of a workflow is a text of printable characters, not {workflow_id!r}"
-        )

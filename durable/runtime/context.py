@@ -180,21 +180,36 @@ def _watch_threads() -> None:
 
     Such a thread does not inherit context variables; without the mark, the step would run as a
     plain call, unrecorded, and nobody would know. An audit hook is the one place where Python tells
-    who starts a thread; it stays for the life of the process.
+    who starts a thread; it stays for the life of the process. Python 3.11 has no such event: there,
+    the function by which the module `threading` starts threads is wrapped.
     """
     global _watching_threads  # noqa: PLW0603
-    if not _watching_threads:
-        _watching_threads = True
-        sys.addaudithook(_mark_thread)
+    if _watching_threads:
+        return
+    _watching_threads = True
+    if sys.version_info >= (3, 12):
+        sys.addaudithook(_hear_of_thread)
+    else:
+        start = threading._start_new_thread  # type: ignore[attr-defined,unused-ignore]
+
+        def start_marked(function: Callable[..., Any], *args: Any) -> Any:
+            _mark_thread(function)
+            return start(function, *args)
+
+        threading._start_new_thread = start_marked  # type: ignore[attr-defined,unused-ignore]
 
 
-def _mark_thread(event: str, args: tuple[Any, ...]) -> None:
+def _hear_of_thread(event: str, args: tuple[Any, ...]) -> None:
     if event in ("_thread.start_new_thread", "_thread.start_joinable_thread"):
-        scope = _scope.get()
-        if scope is not None and scope.step is None:
-            thread = getattr(args[0], "__self__", None)
-            if isinstance(thread, threading.Thread):
-                thread.durable_run = scope.run  # type: ignore[attr-defined]
+        _mark_thread(args[0])
+
+
+def _mark_thread(function: Any) -> None:
+    """Let the thread that is about to run `function`, a method of it, know who starts it."""
+    scope = _scope.get()
+    thread = getattr(function, "__self__", None)
+    if scope is not None and scope.step is None and isinstance(thread, threading.Thread):
+        thread.durable_run = scope.run  # type: ignore[attr-defined]
 
 
 def _is_run_alive(run: Run | None) -> bool:

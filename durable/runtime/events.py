@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from durable.checks import check_text
 from durable.clock import optional_seconds
-from durable.codec import decode_error
-from durable.errors import EventNotSet, InvalidArgument, WorkflowNotFound
+from durable.codec import decode_error, decode_or_opaque
+from durable.errors import EventNotSet, WorkflowNotFound
 from durable.runtime.checkpoint import (
     Subject,
     awaited,
@@ -26,7 +27,7 @@ from durable.store.steps import ERROR, NOWHERE, TIMEOUT, VALUE, Outcome, Place
 
 def set_event(scope: Scope, key: str, value: object) -> None:
     """Show `value` under `key`; in a step at each of its tries, in a workflow's body once."""
-    _check_key(key)
+    check_text(key, "the key of an event", empty=True)
     file, run = scope.host, scope.run
     text = encode_for(file, value, f"the event {key!r} of workflow {run.id!r}")
 
@@ -54,7 +55,7 @@ def get_event(
     WorkflowNotFound if there is no such workflow, EventNotSet (or `default`) if it ended without.
     In the body of a workflow the outcome is recorded.
     """
-    _check_key(key)
+    check_text(key, "the key of an event", empty=True)
     seconds = optional_seconds(timeout, "the timeout of an event")
 
     def subject(tx: Tx) -> Subject:
@@ -95,14 +96,10 @@ def _subject(tx: Tx, workflow_id: str, key: str) -> Subject:
 
 
 def all_events(file: File, workflow_id: str) -> dict[str, Any]:
-    """The last value of every event that the workflow has set."""
+    """The last value of every event that the workflow has set; Opaque what cannot be rebuilt."""
 
     def read(tx: Tx) -> dict[str, str]:
         return events.get_all(tx, workflows.find(tx, workflow_id).seq)
 
-    return {key: file.codec.decode(text) for key, text in file.database.read(read).items()}
-
-
-def _check_key(key: str) -> None:
-    if not isinstance(key, str):
-        raise InvalidArgument(f"the key of an event is a text, not {type(key).__name__} ({key!r})")
+    found = file.database.read(read)
+    return {key: decode_or_opaque(file.codec, text) for key, text in found.items()}

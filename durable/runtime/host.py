@@ -82,6 +82,22 @@ class Host(File):
                 self._prune_at = 2 * len(self._threads) + 64
             self._threads.append(self.clock.spawn(name, guarded))
 
+    def spawn_task(self, name: str, target: Callable[[], None]) -> None:
+        """`spawn`, for what may make runs begin: the engine is not idle until it has ended."""
+
+        def task() -> None:
+            try:
+                target()
+            finally:
+                self.runs.end_task()
+
+        self.runs.begin_task()
+        try:
+            self.spawn(name, task)
+        except BaseException:
+            self.runs.end_task()
+            raise
+
     def join(self, timeout: float) -> None:
         """Wait for the threads to end, `timeout` seconds at most for those that are stuck."""
         deadline = self.clock.now() + timeout

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from durable.checks import check_optional_text
 from durable.clock import optional_seconds
-from durable.errors import InvalidArgument, SerializationError, WaitTimeout
+from durable.errors import SerializationError, WaitTimeout
 from durable.runtime.checkpoint import Subject, awaited, drive, effect, settle
 from durable.runtime.context import Scope
 from durable.runtime.file import File
@@ -30,8 +31,8 @@ def send(
     In the body of a workflow it is a step of its own: sent exactly once. In a step or outside it is
     sent each time, unless `idempotency_key` says that it is the same message.
     """
-    _check_text(topic, "a topic")
-    _check_text(idempotency_key, "an idempotency key")
+    check_optional_text(topic, "a topic", empty=True)
+    check_optional_text(idempotency_key, "an idempotency key")
     text = encode_for(file, message, f"the message to {workflow_id!r}")
     sender = None if scope is None else scope.run.id
     if scope is None and idempotency_key is None:
@@ -61,7 +62,7 @@ def send(
 
 def recv(scope: Scope, topic: str | None, timeout: Any, default: Any) -> Any:
     """The first message of the topic; WaitTimeout, or `default`, when none comes in time."""
-    _check_text(topic, "a topic")
+    check_optional_text(topic, "a topic", empty=True)
     seconds = optional_seconds(timeout, "the timeout of recv")
     run = scope.run
 
@@ -97,8 +98,3 @@ def encode_for(file: File, value: object, what: str) -> str:
 
 def _name(what: str, topic: str | None) -> str:
     return f"durable.{what}" if topic is None else f"durable.{what}:{topic}"
-
-
-def _check_text(text: str | None, what: str) -> None:
-    if text is not None and not isinstance(text, str):
-        raise InvalidArgument(f"{what} is a text or None, not {type(text).__name__} ({text!r})")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from durable.errors import InvalidArgument
+from durable.checks import check_count
 from durable.runtime import steps
 from durable.runtime.checkpoint import Flow, Wait, Write, drive, settle
 from durable.runtime.context import Scope
@@ -109,8 +109,7 @@ def map_step(
     scope: Scope, spec: StepSpec, items: Sequence[Any], *, workers: int, collect: bool
 ) -> list[Any]:
     """The results of the step for each item, in the order of the items."""
-    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
-        raise InvalidArgument(f"workers is a number from 1 on, not {workers!r}")
+    check_count(workers, "the number of workers")
     return _Map(scope, spec, items, collect).run(workers)
 
 

@@ -79,7 +79,7 @@ def _try_again(host: Host, state: State) -> None:
     """The file failed: it may be better soon, and the workflow must not wait for a restart."""
 
     def again() -> None:
-        host.spawn(f"durable retry {state.id}", partial(ensure_running, host, state.id))
+        host.spawn_task(f"durable retry {state.id}", partial(ensure_running, host, state.id))
 
     host.timers.at(host.clock.now() + TRY_AGAIN_SECONDS, again)
 
@@ -90,13 +90,12 @@ def take_up(host: Host, spec: WorkflowSpec, state: State, *, waited: bool = Fals
     One that `waited` when its process died did not bring it down.
     """
     take = partial(_take_up, host=host, spec=spec, state=state, waited=waited)
-    with host.runs.busy():
-        run = host.database.write(f"recover {state.name}", take)
-        if run is not None:
-            host.runs.add(run)
-            if not host.database.read(partial(workflows.is_current, seq=run.seq, epoch=run.epoch)):
-                run.stop()  # cancelled before we could be told
-            execution.launch(host, run)
+    run = host.database.write(f"recover {state.name}", take)
+    if run is not None:
+        host.runs.add(run)
+        if not host.database.read(partial(workflows.is_current, seq=run.seq, epoch=run.epoch)):
+            run.stop()  # cancelled before we could be told
+        execution.launch(host, run)
 
 
 def _take_up(tx: Tx, *, host: Host, spec: WorkflowSpec, state: State, waited: bool) -> Run | None:
@@ -213,7 +212,9 @@ def _park(host: Host, state: State) -> None:
 
     def wake() -> None:
         host.waiting.remove(callback)
-        host.spawn(f"durable wake {state.id}", partial(_unpark, host, state))
+        if host.stopping:
+            return
+        host.spawn_task(f"durable wake {state.id}", partial(_unpark, host, state))
 
     host.waiting.add(callback)
     moments = [at for at in (state.wake_at, state.deadline_at) if at is not None]
@@ -224,9 +225,8 @@ def _park(host: Host, state: State) -> None:
 
 
 def _unpark(host: Host, state: State) -> None:
-    with host.runs.busy():
-        if host.runs.unpark(state.id) and not host.stopping:
-            _wake(host, state)
+    if host.runs.unpark(state.id) and not host.stopping:
+        _wake(host, state)
 
 
 def _wake(host: Host, state: State) -> None:
@@ -237,8 +237,10 @@ def _wake(host: Host, state: State) -> None:
 
 def _has_come(host: Host, key: str) -> bool:
     """Whether what a run waits for is there already."""
-    kind, seq, *rest = key.split("/", 2)
-    number, name = int(seq), rest[0] if rest else None
+    kind, *rest = key.split("/", 2)
+    if not rest or not rest[0].isdecimal():
+        return True  # no key of ours: let the run look for itself
+    number, name = int(rest[0]), rest[1] if len(rest) > 1 else None
 
     def look(tx: Tx) -> bool:
         if kind == "stream":

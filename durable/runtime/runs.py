@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from random import Random
@@ -98,7 +97,7 @@ class Runs:
         self._changed = threading.Condition(threading.Lock())
         self._active: dict[str, list[Run]] = {}
         self._parked: dict[str, str] = {}
-        self._busy = 0
+        self._tasks = 0
         self._failures: dict[str, BaseException] = {}
 
     def add(self, run: Run) -> None:
@@ -152,28 +151,27 @@ class Runs:
             self._changed.notify_all()
             return found
 
-    @contextmanager
-    def busy(self) -> Iterator[None]:
-        """While inside, more runs may be about to begin."""
+    def begin_task(self) -> None:
+        """Something goes on that may make more runs begin, until `end_task`."""
         with self._changed:
-            self._busy += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._busy -= 1
-                self._changed.notify_all()
+            self._tasks += 1
+
+    def end_task(self) -> None:
+        """Undo `begin_task`."""
+        with self._changed:
+            self._tasks -= 1
+            self._changed.notify_all()
 
     def wait_idle(self, deadline: float | None) -> bool:
         """Wait until nothing is running or parked; False if the deadline came first."""
-        return self._wait(lambda: not (self._active or self._parked or self._busy), deadline)
+        return self._wait(lambda: not (self._active or self._parked or self._tasks), deadline)
 
     def wait_stopped(self, patience: float) -> bool:
         """Wait until nothing is running, as long as one ends every `patience` seconds."""
         left = None
         while left != (left := len(self.all())):
             deadline = self._clock.now() + patience
-            if self._wait(lambda: not (self._active or self._busy), deadline):
+            if self._wait(lambda: not (self._active or self._tasks), deadline):
                 return True
         return False
 

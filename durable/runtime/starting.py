@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from durable.checks import check_id, check_texts
 from durable.clock import optional_seconds
-from durable.errors import DurableError, InvalidArgument, SerializationError, WorkflowConflict
+from durable.errors import DurableError, SerializationError, WorkflowConflict
 from durable.runtime import execution, recovery
 from durable.runtime.checkpoint import Flow, Write, drive, error_outcome, settle, value_outcome
-from durable.runtime.children import check_id, result
+from durable.runtime.children import result
 from durable.runtime.context import Scope
 from durable.runtime.file import File
 from durable.runtime.host import Host
@@ -32,17 +33,11 @@ class Options:
 
 def make_options(id: object, timeout: Any, tags: Any) -> Options:  # noqa: A002
     """Options that were checked: InvalidArgument for what cannot be used."""
-    if id is not None:
-        check_id(id)
-    if isinstance(tags, str):
-        tags = (tags,)
-    labels = tuple(tags or ())
-    if not all(isinstance(tag, str) and tag for tag in labels):
-        raise InvalidArgument(f"tags are texts that are not empty, not {tags!r}")
+    labels = (tags,) if isinstance(tags, str) else () if tags is None else tags
     return Options(
-        id=id,  # type: ignore[arg-type]
+        id=None if id is None else check_id(id),
         timeout=optional_seconds(timeout, "the timeout of a workflow"),
-        tags=labels,
+        tags=check_texts(labels, "tags"),
     )
 
 

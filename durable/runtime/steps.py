@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 from collections.abc import Callable
 from typing import Any
@@ -93,7 +94,8 @@ def _step(scope: Scope, spec: StepSpec, body: Body) -> Flow[tuple[Outcome, Excep
         assert error is not None
         wait = None
         if spec.retry is not None and not isinstance(error, SerializationError):
-            wait = spec.retry.pause_after(attempt, error)
+            luck = random.Random(f"{scope.run.seed} {place} {attempt}")
+            wait = spec.retry.pause_after(attempt, error, luck)
         if wait is None:
             return (yield from _record(scope, step, error_outcome(error), started_at)), error
         until = scope.host.clock.now() + wait

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from durable.checks import check_count, check_text
 from durable.clock import optional_seconds
-from durable.errors import InvalidArgument, NotAllowedHere, WaitTimeout
+from durable.errors import NotAllowedHere, WaitTimeout
 from durable.records import StreamValue
 from durable.runtime.checkpoint import Subject, awaited, drive, effect, once, settle
 from durable.runtime.context import Scope
@@ -23,14 +24,14 @@ END = "[]"
 
 def write(scope: Scope, key: str, value: object) -> None:
     """Add a value: once from the body; from a step, to be seen when the try has succeeded."""
-    _check_key(key)
+    check_text(key, "the key of a stream", empty=True)
     text = encode_for(scope.host, value, f"a value of stream {key!r} of {scope.run.id!r}")
     _append(scope, f"durable.write_stream:{key}", key, text)
 
 
 def close(scope: Scope, key: str) -> None:
     """Nothing comes behind this: readers end here."""
-    _check_key(key)
+    check_text(key, "the key of a stream", empty=True)
     _append(scope, f"durable.close_stream:{key}", key, None)
 
 
@@ -61,9 +62,8 @@ def read(
     file: File, scope: Scope | None, workflow_id: str, key: str, start: int, timeout: Any
 ) -> Iterator[Any]:
     """The values from number `start` on, as they come; in the body of a workflow each is a step."""
-    _check_key(key)
-    if not isinstance(start, int) or isinstance(start, bool) or start < 0:
-        raise InvalidArgument(f"a stream is read from a number from 0 on, not {start!r}")
+    check_text(key, "the key of a stream", empty=True)
+    check_count(start, "the start of a stream", least=0)
     seconds = optional_seconds(timeout, "the timeout of a stream")
     if scope is not None and scope.step is None:
         return _read_in_body(scope, workflow_id, key, start, seconds)
@@ -125,13 +125,15 @@ def read_live(
     file: File, scope: Scope | None, workflow_id: str, key: str, start: int, timeout: Any
 ) -> Iterator[StreamValue]:
     """Everything that is written, as it is written, also by tries that fail later."""
-    _check_key(key)
+    check_text(key, "the key of a stream", empty=True)
     if scope is not None and scope.step is None:
         raise NotAllowedHere(
             "a workflow cannot read a stream live: what it saw of a try that failed later could "
             "not be seen again on a replay"
         )
-    return _read_live(file, workflow_id, key, start, optional_seconds(timeout, "the timeout"))
+    check_count(start, "the start of a stream", least=0)
+    seconds = optional_seconds(timeout, "the timeout of a stream")
+    return _read_live(file, workflow_id, key, start, seconds)
 
 
 def _read_live(
@@ -169,8 +171,3 @@ def _or_end(tx: Tx, seq: int, items: list[Item]) -> list[Item] | None:
 
 def _timed_out(workflow_id: str, key: str, seconds: float | None) -> WaitTimeout:
     return WaitTimeout(f"a value of stream {key!r} of workflow {workflow_id!r}", seconds or 0.0)
-
-
-def _check_key(key: str) -> None:
-    if not isinstance(key, str):
-        raise InvalidArgument(f"the key of a stream is a text, not {type(key).__name__} ({key!r})")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 
+from durable.checks import check_text
 from durable.clock import as_datetime
-from durable.errors import InvalidArgument
 from durable.runtime.checkpoint import drive, effect, settle
 from durable.runtime.context import PATCH, Scope
 
@@ -29,8 +29,7 @@ def patched(scope: Scope, name: str) -> bool:
     A run that had recorded a step here before the change goes on without it. The first answer
     holds for the whole run.
     """
-    if not isinstance(name, str) or not name:
-        raise InvalidArgument(f"the name of a patch is a text that is not empty, not {name!r}")
+    check_text(name, "the name of a patch")
     patches = scope.run.patches
     if name not in patches:
         ahead = scope.peek()

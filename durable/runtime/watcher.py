@@ -60,6 +60,7 @@ class Watcher:
                 self._host.clock.wait(self._condition, lambda: self._closed, tick)
                 if self._closed:
                     return
+            self._host.database.notify()  # what an interrupted thread did not tell of
             if self._watch.changed():
                 try:
                     self.turn()

@@ -38,8 +38,13 @@ MEMORY: Final = ":memory:"
 BUSY_SECONDS = 0.25
 BUSY_TRIES_BEFORE_A_WARNING = 20
 IDLE_READERS = 4
+LOOK_FOR_LEADER_SECONDS = 0.1
 
 _log = logging.getLogger("durable")
+
+
+class DamagedRow(Exception):
+    """A row has what durable never writes; those who wait get CorruptFile."""
 
 
 class Observer(Protocol):
@@ -108,16 +113,24 @@ class Tx:
 class _Request(Generic[T]):
     """One call of `write`, from its thread to the one that leads and back."""
 
-    __slots__ = ("condition", "done", "error", "fn", "label", "result", "tx")
+    __slots__ = ("condition", "done", "error", "fn", "gone", "label", "lock", "result", "tx")
 
     def __init__(self, label: str, fn: Callable[[Tx], T], tx: Tx) -> None:
         self.label = label
         self.fn = fn
         self.tx = tx
         self.done = False
+        self.gone = False
         self.result: T | None = None
-        self.error: Exception | None = None
-        self.condition: threading.Condition | None = None  # made when there is somebody to wait for
+        self.error: BaseException | None = None
+        self.lock = threading.Lock()
+        self.condition: threading.Condition | None = None  # made where another leads
+
+    def wake(self) -> None:
+        """Let its thread look whether it is done, or whether it leads."""
+        if self.condition is not None:
+            with self.lock:
+                self.condition.notify()
 
     def outcome(self) -> T:
         if self.error is not None:
@@ -153,13 +166,16 @@ class Database:
         self._queue: list[_Request[Any]] = []
         self._leader: _Request[Any] | None = None
         self._leading: int | None = None
+        self._untold: list[_Request[Any]] = []
+        self.impatient = False
         self._closing = False
         self._dead = False
         self.observer: Observer | None = None
-        self._idle = threading.Condition(self._mutex)
+        self._idle_lock = threading.Lock()
+        self._idle = threading.Condition(self._idle_lock)
         self._readers: list[sqlite3.Connection] = []
         self._uri = _uri(path, create)
-        _check_path(path, create)
+        check_file(path, create=create)
         self._writer = self._connect()
         try:
             self._prepare(create)
@@ -182,9 +198,10 @@ class Database:
             self.observer.before(label)
         request = _Request(label, fn, Tx(self._writer))
         try:
-            if not self._enter(request):
+            self._enter(request)
+            if request.condition is not None:
                 self._follow(request)
-            if self._leader is request:
+            if not request.done:
                 self._lead()
         except BaseException:
             self._abandon(request)
@@ -201,7 +218,10 @@ class Database:
         connection = self._borrow()
         try:
             return self._patiently(connection, lambda: self._snapshot(connection, fn))
-        except sqlite3.Error as error:
+        except Exception as error:
+            # The arguments of a look were checked: what else fails is a row that makes no sense.
+            if isinstance(error, DurableError) or not isinstance(error, _OF_DAMAGED_ROWS):
+                raise
             raise translate(error, self.path) from error
         finally:
             self._give_back(connection)
@@ -216,9 +236,14 @@ class Database:
             )
 
     # ------------------------------------------------------------------ group commit
+    #
+    # A Ctrl-C may come between any two of these lines, on the main thread. So a request leaves the
+    # queue when it is done, never before; what is done is marked where the commit is known to have
+    # happened; and a caller that is interrupted says so (`gone`), so that those who wait for it to
+    # lead, and look now and then, put another in its place.
 
-    def _enter(self, request: _Request[Any]) -> bool:
-        """Queue the request; True if its thread is the one to lead."""
+    def _enter(self, request: _Request[Any]) -> None:
+        """Queue the request; its thread leads if no other does."""
         with self._mutex:
             if self._closing:
                 raise EngineClosed(f"{self.path} is closed")
@@ -227,92 +252,108 @@ class Database:
                     f"{request.label!r} was called in the body of a transaction: what it writes "
                     "would need a commit of its own; call it in the workflow, or in another step"
                 )
+            if self._leader is not None:
+                request.condition = threading.Condition(request.lock)
             self._queue.append(request)
-            if self._leader is None:
+            if request.condition is None:
                 self._leader = request
-                return True
-            request.condition = threading.Condition(self._mutex)
-            return False
 
     def _follow(self, request: _Request[Any]) -> None:
-        """Wait until the request is committed, or it is its thread's turn to lead."""
+        """Wait until the request is done, or it is its thread's turn to lead."""
         assert request.condition is not None
-        with request.condition:
-            self._clock.wait(
-                request.condition, lambda: request.done or self._leader is request, None
-            )
+
+        def ready() -> bool:
+            return request.done or self._leader is request
+
+        while not ready():
+            look_again = self._clock.now() + LOOK_FOR_LEADER_SECONDS
+            try:
+                with request.lock:
+                    self._clock.wait(request.condition, ready, look_again)
+            except RuntimeError as error:
+                # Python's own Condition.wait, interrupted while it takes its lock back.
+                raise KeyboardInterrupt from error
+            self._replace_leader()
 
     def _lead(self) -> None:
         """Commit all that is queued, notify, and hand over to the first that came meanwhile."""
         with self._mutex:
-            batch, self._queue = self._queue, []
+            batch = [request for request in self._queue if not request.done]
         self._leading = threading.get_ident()
         try:
             self._commit(batch)
         finally:
             self._leading = None
             self._hand_over(batch)
-            touched = [key for request in batch if request.done for key in request.tx.touched]
-            if touched:
-                self._on_commit(touched)
+            self.notify()
 
     def _hand_over(self, batch: list[_Request[Any]]) -> None:
-        """Wake those that are done, put the others back, and let the next one lead."""
+        """Wake those that are done, and let the next one lead."""
         with self._mutex:
-            unfinished = [each for each in batch if not each.done and each is not self._leader]
-            self._queue[:0] = unfinished
             for request in batch:
-                if request.done and request.condition is not None:
-                    request.condition.notify()
+                if request.done:
+                    request.wake()
             self._choose_leader()
 
     def _choose_leader(self) -> None:
-        """With the mutex held: the first in the queue leads, whoever waits for idleness knows."""
+        """With the mutex held: the first that waits leads; whoever waits for idleness is told."""
+        self._queue = [each for each in self._queue if not (each.done or each.gone)]
         self._leader = self._queue[0] if self._queue else None
-        if self._leader is None:
+        if self._leader is not None:
+            self._leader.wake()
+            return
+        with self._idle_lock:
             self._idle.notify_all()
-        elif self._leader.condition is not None:
-            self._leader.condition.notify()
+
+    def _replace_leader(self) -> None:
+        """Let another lead, if the one whose turn it is was interrupted."""
+        with self._mutex:
+            if self._leader is None or self._leader.gone:
+                self._choose_leader()
+
+    def notify(self) -> None:
+        """Tell of the keys that commits have touched; some may be told twice, none is missed."""
+        untold = list(self._untold)
+        if not untold:
+            return
+        self._on_commit([key for request in untold for key in request.tx.touched])
+        with self._mutex:
+            self._untold = [each for each in self._untold if each not in untold]
 
     def _abandon(self, request: _Request[Any]) -> None:
         """The request's thread was interrupted (Ctrl-C): nobody may wait for it to lead."""
-        with self._mutex:
-            if request in self._queue:
-                self._queue.remove(request)
-            if self._leader is request:
-                self._choose_leader()
+        request.gone = True
+        self._replace_leader()
+        self.notify()
 
     def _commit(self, batch: list[_Request[Any]]) -> None:
         """Run the batch in one transaction; one by one where the file refused them together."""
+        committing = False
         try:
-            committing = False
             self._begin()
             for request in batch:
                 self._run(request, alone=len(batch) == 1)
-            committing = True
             if self._dead:
                 raise EngineClosed(f"{self.path} was abandoned")
+            committing = True
             self._writer.execute("COMMIT")
+            self._mark_done(batch)
         except Exception as error:
             self._rollback()
             if len(batch) > 1 and not isinstance(error, EngineClosed):
                 for request in batch:
                     self._commit([request])
             else:
-                for request in batch:
-                    request.error = self._explain(error)
-                    request.tx.touched.clear()
+                self._fail(batch, error)
         except BaseException:
             # Ctrl-C on the leading thread. SQLite finishes a COMMIT that it began.
             if committing and not self._writer.in_transaction:
-                _mark_done(batch)
+                self._mark_done(batch)
             else:
                 self._rollback()
             raise
-        _mark_done(batch)
 
     def _run(self, request: _Request[Any], *, alone: bool) -> None:
-        request.tx.touched.clear()
         if alone:
             self._apply(request)
             return
@@ -321,13 +362,16 @@ class Database:
             self._apply(request)
         except sqlite3.Error:
             raise  # the whole transaction may be gone: each is tried alone
-        except Exception as error:
-            request.error = error
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and _on_main_thread():
+                raise  # of this thread, whose request it may be
+            request.error = self._explain(error)
             request.tx.touched.clear()
             self._writer.execute("ROLLBACK TO request")
         self._writer.execute("RELEASE request")
 
     def _apply(self, request: _Request[Any]) -> None:
+        request.tx.touched.clear()
         request.error = None
         request.result = request.fn(request.tx)
         if self._signals:
@@ -336,10 +380,31 @@ class Database:
                     "INSERT OR REPLACE INTO durable_signal (key) VALUES (:key)", {"key": key}
                 )
 
-    def _explain(self, error: Exception) -> Exception:
-        return translate(error, self.path) if isinstance(error, sqlite3.Error) else error
+    def _mark_done(self, batch: list[_Request[Any]]) -> None:
+        """The batch is committed; may be called again for the same batch."""
+        touching = [request for request in batch if request.tx.touched]
+        if touching:
+            with self._mutex:
+                self._untold = [*self._untold, *touching]
+        for request in batch:
+            request.done = True
+
+    def _fail(self, batch: list[_Request[Any]], error: Exception) -> None:
+        for request in batch:
+            request.error = self._explain(error)
+            request.tx.touched.clear()
+            request.done = True
+
+    def _explain(self, error: BaseException) -> BaseException:
+        """The error of durable's tree for one of SQLite's; a text of its may be no UTF-8."""
+        if not isinstance(error, (sqlite3.Error, UnicodeDecodeError, DamagedRow)):
+            return error
+        explained = translate(error, self.path)
+        explained.__cause__ = error
+        return explained
 
     def _begin(self) -> None:
+        self._rollback()  # an interrupted leader may have left its transaction open
         try:
             self._writer.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
@@ -359,7 +424,7 @@ class Database:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
             tries += 1
-            if self._closing:
+            if self._closing or self.impatient:
                 raise EngineClosed(f"{self.path} was closed while another process had it locked")
             if tries == BUSY_TRIES_BEFORE_A_WARNING:
                 _log.warning(
@@ -392,12 +457,14 @@ class Database:
     def _prepare(self, create: bool) -> None:
         """Make the connection durable's, and the file too if it is new."""
         try:
-            migrations.prepare(self._writer, self.path, create=create)
+            self._patiently(
+                self._writer, lambda: migrations.prepare(self._writer, self.path, create=create)
+            )
             self._patiently(self._writer, self._set_pragmas)
             if create:
                 self._begin()  # fails at once where the file may not be written
                 self._writer.execute("COMMIT")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise translate(error, self.path) from error
 
     def _set_pragmas(self) -> None:
@@ -458,8 +525,12 @@ class Database:
         with self._mutex:
             already = self._closing
             self._closing = True
-            self._clock.wait(self._idle, lambda: self._leader is None, None)
             readers, self._readers = self._readers, []
+        while self._leader is not None:
+            look_again = self._clock.now() + LOOK_FOR_LEADER_SECONDS
+            with self._idle_lock:
+                self._clock.wait(self._idle, lambda: self._leader is None, look_again)
+            self._replace_leader()
         if already:
             return
         _opened.remove(self)
@@ -508,8 +579,10 @@ def _refusal(action: int, first: str | None) -> str | None:
 # ---------------------------------------------------------------------- errors
 
 
-def translate(error: sqlite3.Error, path: str) -> DurableError:
-    """The error of durable's tree for one of SQLite's."""
+def translate(error: Exception, path: str) -> DurableError:
+    """The error of durable's tree for one of SQLite's, or for what a damaged row has caused."""
+    if not isinstance(error, sqlite3.Error):
+        return CorruptFile(path, f"has a row that cannot be read ({error}); restore it from a copy")
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     text = str(error)
     if code == sqlite3.SQLITE_FULL:
@@ -536,9 +609,11 @@ def _is_busy(error: sqlite3.OperationalError) -> bool:
     return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def _mark_done(batch: list[_Request[Any]]) -> None:
-    for request in batch:
-        request.done = True
+_OF_DAMAGED_ROWS = (DamagedRow, sqlite3.Error, ValueError, TypeError, LookupError, OverflowError)
+
+
+def _on_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _uri(path: str, create: bool) -> str:
@@ -547,7 +622,7 @@ def _uri(path: str, create: bool) -> str:
     return Path(path).absolute().as_uri() + ("?mode=rwc" if create else "?mode=rw")
 
 
-def _check_path(path: str, create: bool) -> None:
+def check_file(path: str, *, create: bool) -> None:
     """Say in plain words what SQLite would only call 'unable to open database file'."""
     if sqlite3.sqlite_version_info < (3, 37):
         raise InvalidArgument(

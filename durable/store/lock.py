@@ -40,11 +40,12 @@ class FileLock:
 
     def __init__(self, path: str) -> None:
         self._owned = path
-        self._file = Path(os.path.realpath(path) + ".lock")
+        self._file = Path()
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
         """Take the lock, and leave the pid for others to read; AlreadyRunning if it is held."""
+        self._file = Path(os.path.realpath(self._owned) + ".lock")
         while self._descriptor is None:
             descriptor = self._open()
             if not _try_lock(descriptor):

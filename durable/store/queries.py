@@ -11,6 +11,7 @@ from durable.errors import WorkflowNotFound
 from durable.records import Status, Step, Workflow
 from durable.store.database import Tx
 from durable.store.steps import ERROR, VALUE, Place
+from durable.store.workflows import find
 
 
 def workflow(tx: Tx, workflow_id: str, codec: Codec) -> Workflow:
@@ -36,13 +37,14 @@ def workflows(
 ) -> list[Workflow]:
     """The runs that match all that is given, in the order of their creation.
 
-    `after` is an id: the list goes on behind it.
+    `after` is an id: the list goes on behind it. WorkflowNotFound if there is none of that id.
     """
+    behind = 0 if after is None else find(tx, after).seq
     rows = tx.rows(
         """
         SELECT *
           FROM durable_workflow
-         WHERE seq > coalesce((SELECT seq FROM durable_workflow WHERE id = :after), 0)
+         WHERE seq > :behind
            AND (:any_status OR status IN (SELECT value FROM json_each(:status)))
            AND (:name IS NULL OR name = :name)
            AND (:parent IS NULL OR parent_id = :parent)
@@ -60,7 +62,7 @@ def workflows(
             "tag": tag,
             "created_after": created_after,
             "completed_before": completed_before,
-            "after": after,
+            "behind": behind,
             "limit": limit,
         },
     )
@@ -70,12 +72,8 @@ def workflows(
 def steps(tx: Tx, workflow_id: str, codec: Codec) -> list[Step]:
     """What the run has recorded, in the order of its numbers."""
     rows = tx.rows(
-        """
-        SELECT durable_step.*
-          FROM durable_workflow JOIN durable_step ON durable_step.workflow = durable_workflow.seq
-         WHERE durable_workflow.id = :id
-        """,
-        {"id": workflow_id},
+        "SELECT * FROM durable_step WHERE workflow = :workflow",
+        {"workflow": find(tx, workflow_id).seq},
     )
     found = [_step(row, codec) for row in rows]
     return sorted(found, key=lambda step: [int(part) for part in step.number.split(".")])
@@ -106,9 +104,13 @@ def _workflow(row: Any, codec: Codec) -> Workflow:
 
 def _input(text: str, codec: Codec) -> tuple[tuple[Any, ...], dict[str, Any]]:
     decoded = decode_or_opaque(codec, text)
-    if isinstance(decoded, Opaque):
-        return (decoded,), {}
-    return tuple(decoded[0]), decoded[1]
+    match decoded:
+        case [list(args), dict(kwargs), *_]:
+            return tuple(args), kwargs
+        case Opaque():
+            return (decoded,), {}
+        case _:
+            return (Opaque(text),), {}
 
 
 def _step(row: Any, codec: Codec) -> Step:

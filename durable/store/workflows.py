@@ -10,7 +10,7 @@ from typing import Any
 from durable.codec import decode_error
 from durable.errors import NonDeterminism, WorkflowConflict, WorkflowNotFound
 from durable.records import Status
-from durable.store.database import Tx
+from durable.store.database import DamagedRow, Tx
 
 # In `waits_for`: the run waits for what no single key of the file tells.
 ANY_KEY = "any"
@@ -450,5 +450,8 @@ _STATE_FIELDS = tuple(State.__dataclass_fields__)
 
 def _state(row: Any) -> State:
     values = {name: row[name] for name in _STATE_FIELDS}
-    values["status"] = Status(values["status"])
+    try:
+        values["status"] = Status(values["status"])
+    except ValueError as error:
+        raise DamagedRow(f"workflow {row['id']!r}: {error}") from error
     return State(**values)

@@ -75,13 +75,14 @@ class TestEngine(Engine):
         host = self._last_host = super()._open_host()
         read, switch = host.database.read, self.journal.switch
 
-        def read_and_switch(fn: Callable[[Tx], T]) -> T:
+        def read_between_switches(fn: Callable[[Tx], T]) -> T:
+            switch()
             try:
                 return read(fn)
             finally:
                 switch()
 
-        host.database.read = read_and_switch  # type: ignore[method-assign]
+        host.database.read = read_between_switches  # type: ignore[method-assign]
         return host
 
 
@@ -102,16 +103,18 @@ def engine(
     with temporary_file() as temporary:
         used = TestEngine(path or temporary, clock=clock or VirtualClock(seed), **options)
         used.open()
+        told = ""
         try:
-            yield used
-            _tell_what_is_left(used)
+            try:
+                yield used
+                _tell_what_is_left(used)
+            finally:
+                told = story(used)
+                used.close(timeout=0)
             raise_errors(used)
         except Exception as error:
-            error.add_note(f"what the workflows did:\n{story(used)}")
+            error.add_note(f"what the workflows did:\n{told}")
             raise
-        finally:
-            used.close(timeout=0)
-        raise_errors(used)
 
 
 def raise_errors(used: TestEngine) -> None:

@@ -89,10 +89,11 @@ class _Outcome:
 def crashes(program: Program, *, depth: int = 1, seed: int = 0, only: str | None = None) -> Report:
     """Kill the process before and after each write of the program, and let a new engine finish.
 
-    The outcome of every workflow, its events and steps, and the messages left must be those of the
-    run that did not crash. With ``depth=2`` the engine that recovers dies at each of its own too.
-    AssertionError names the first place where something differs, with both stories; `only` tries
-    that place alone. Values that differ between two runs without a crash are not compared.
+    The outcome of every workflow, its steps, events and streams, and the messages left must be
+    those of the run that did not crash. With ``depth=2`` the engine that recovers dies at each of
+    its own writes too. AssertionError names the first place where something differs, with both
+    stories; `only` tries that place alone. Values that differ between two runs without a crash are
+    not compared. What the program keeps in memory outlives its process here: only the file counts.
 
         def program(engine):
             checkout.options(id="17").start("17")
@@ -288,12 +289,14 @@ def _counted(what: str) -> Callable[[], str]:
 
 def _finish(engine: TestEngine) -> None:
     """Let everything end that can: what waits for a message that nobody sends is left waiting."""
+    engine.clock.settle()  # recovery may not have begun
     try:
         engine._open_engine().runs.wait_idle(None)
     except Stuck:
         raise
     except Deadlock:
         pass
+    engine.clock.settle()
     raise_errors(engine)
 
 
@@ -316,6 +319,8 @@ def _read_facts(tx: Tx) -> dict[str, Any]:
             failed = row["outcome"] == "error"
             facts[f"{name}: value"] = _error(row["value"]) if failed else row["value"]
     _number(facts, ids, "event {key!r}, setting", tx.rows(_EVENTS, {}))
+    written = "SELECT * FROM durable_stream WHERE position IS NOT NULL ORDER BY position"
+    _number(facts, ids, "stream {key!r}, value", tx.rows(written, {}))
     left = "SELECT * FROM durable_message WHERE taken_by IS NULL ORDER BY seq"
     _number(facts, ids, "message left on topic {topic!r}, number", tx.rows(left, {}))
     return facts
