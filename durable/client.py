@@ -9,7 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from durable.checks import check_count, check_id, check_optional_text, check_text, check_texts
+from durable.checks import check_count, check_id, check_optional_text, check_texts
 from durable.clock import Clock, SystemClock, moment
 from durable.codec import Codec, JsonCodec
 from durable.errors import EngineClosed, InvalidArgument
@@ -183,14 +183,15 @@ class Client:
 
 
 def check_path(path: str | os.PathLike[str]) -> str:
-    """The path as a text; InvalidArgument unless it is one."""
+    """The path as a text; InvalidArgument unless it is one that the system can have."""
     try:
         text = os.fspath(path)
-    except TypeError:
-        text = None
-    if not isinstance(text, str) or not text or "\0" in text:
+        usable = isinstance(text, str) and text and b"\0" not in os.fsencode(text)
+    except (TypeError, UnicodeEncodeError):
+        usable = False
+    if not usable:
         raise InvalidArgument(f"the path of a file is a text or a Path, not {path!r}")
-    return check_text(text, "the path of a file")
+    return text
 
 
 def _check_codec(codec: Codec | None) -> Codec:

@@ -326,6 +326,8 @@ def map(  # noqa: A001 - the name is part of the contract
     """
     if errors not in ("raise", "collect"):
         raise InvalidArgument(f"errors is 'raise' or 'collect', not {errors!r}")
+    if not isinstance(items, Iterable):
+        raise InvalidArgument(f"map goes over a list or another iterable, not {items!r}")
     if isinstance(function, StepFunction):
         spec = function._spec
     else:

@@ -1,0 +1,254 @@
+"""All SQL that durable runs, seen from outside, and a session in which it runs about all it has."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import durable
+from durable import Client, Engine, Retry, step, transaction, workflow
+from durable.store import database
+from tests.support import PATIENCE, Gate, dying
+
+STORE = Path(database.__file__).parent
+
+
+@dataclass
+class Statement:
+    """One statement as durable gave it to SQLite, and the function of the store that did."""
+
+    connection: int
+    sql: str
+    values: Any
+    caller: str
+
+    @property
+    def verb(self) -> str:
+        """Its first word."""
+        return self.sql.split()[0].upper()
+
+
+@dataclass
+class Recorder:
+    """What was run on each connection, in the order in which it was."""
+
+    statements: list[Statement] = field(default_factory=list)
+    traced: dict[int, list[str]] = field(default_factory=dict)
+    """As SQLite saw it: also the statements in scripts, and those of the user's cursors."""
+
+    @contextmanager
+    def listening(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
+        """Record all connections that are made in this block."""
+        recorder, make = self, sqlite3.connect
+        count = iter(range(1_000_000))
+
+        class Recording(sqlite3.Connection):
+            def execute(self, sql: str, values: Any = (), /) -> sqlite3.Cursor:
+                recorder.statements.append(Statement(self.number, sql, values, _caller()))
+                return super().execute(sql, values)
+
+        def connect(*args: Any, **options: Any) -> Recording:
+            connection = make(*args, **options, factory=Recording)
+            connection.number = next(count)
+            recorder.traced[connection.number] = []
+            connection.set_trace_callback(recorder.traced[connection.number].append)
+            return connection
+
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite3, "connect", connect)
+            yield self
+
+    def distinct(self) -> dict[str, Statement]:
+        """Each text once."""
+        return {statement.sql: statement for statement in self.statements}
+
+
+def _caller() -> str:
+    """``module.function`` of the store, for the statement that is being run."""
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_code.co_filename == database.__file__:
+        frame = frame.f_back
+    if frame is None or Path(frame.f_code.co_filename).parent != STORE:
+        return "database"
+    return f"{Path(frame.f_code.co_filename).stem}.{frame.f_code.co_name}"
+
+
+# ---------------------------------------------------------------------- a session of all kinds
+
+
+@step
+def double(n: int) -> int:
+    return 2 * n
+
+
+@step(retry=Retry(attempts=3, delay=0))
+def flaky() -> int:
+    call = durable.current()
+    if call.attempt == 1:
+        raise ConnectionError("try again")
+    durable.set_event("from a step", call.attempt)
+    return 1
+
+
+@transaction
+def book(cursor: sqlite3.Cursor, n: int) -> None:
+    cursor.execute("CREATE TABLE IF NOT EXISTS account (n INTEGER)")
+    cursor.execute("INSERT INTO account VALUES (?)", (n,))
+
+
+@workflow
+def child(n: int) -> int:
+    return double(n)
+
+
+@workflow
+def receiver() -> list[Any]:
+    first = durable.recv("a", timeout=3600)
+    second = durable.recv(timeout=0.001, default="none")
+    return [first, second]
+
+
+@workflow
+def parent(receiver_id: str) -> Any:
+    durable.patched("change")
+    durable.now()
+    handles = [child.options(tags=["x"]).start(n) for n in range(3)]
+    winner = durable.wait(handles, first=True)
+    durable.wait(handles)
+    book(flaky())
+    durable.sleep(0.001)
+    durable.send(receiver_id, {"n": 1}, "a", idempotency_key="once")
+    durable.set_event("winner", winner.done[0].id)
+    durable.get_event(receiver_id, "never", timeout=0.001, default=None)
+    return [handle.result() for handle in handles]
+
+
+@step(retry=Retry(attempts=2, delay=0))
+def streams_from_a_step() -> None:
+    durable.write_stream("s", durable.step_key())
+    if durable.current().attempt == 1:
+        raise ConnectionError("try again")
+
+
+@workflow
+def streams() -> list[Any]:
+    durable.write_stream("s", 0)
+    streams_from_a_step()
+    durable.close_stream("s")
+    with suppress(durable.WorkflowConflict):
+        durable.write_stream("s", "too late")
+    futures = [double.submit(n) for n in range(3)]
+    durable.wait(futures, first=True)
+    return [*durable.gather(*futures), *durable.map(double, range(3))]
+
+
+@workflow
+def reads(workflow_id: str) -> int:
+    return len(list(durable.read_stream(workflow_id, "s")))
+
+
+@workflow
+def fails() -> None:
+    raise ValueError("no")
+
+
+@workflow(timeout=0.01)
+def expires() -> None:
+    durable.recv("never")
+
+
+_gates: dict[str, Gate] = {}
+_left: list[str] = []
+
+
+@step
+def at_gate(name: str) -> None:
+    _gates[name].pass_through()
+
+
+@workflow
+def waits_at(name: str) -> str:
+    double(1)
+    at_gate(name)
+    return durable.recv("go")
+
+
+@workflow(max_recoveries=0)
+def poison(name: str) -> None:
+    at_gate(name)
+
+
+@workflow
+def leaves_once() -> None:
+    if not _left:
+        _left.append(durable.current().workflow_id)
+        raise SystemExit
+
+
+@workflow
+def family(name: str) -> None:
+    waits_at.options(id=f"{name} child").start(name)
+    durable.recv("never")
+
+
+def rich_session(path: str) -> None:
+    """Two engines one after the other, the first of which dies, and a client beside them."""
+    _gates.update(dead=Gate(), cancelled=Gate(), poison=Gate())
+    with dying(path) as engine:
+        with suppress(SystemExit):
+            engine.run(leaves_once)
+        waits_at.options(id="unfinished").start("dead")
+        engine.start(poison, "poison")
+        parked = receiver.options(id="parked").start()
+        waiting = family.options(id="family").start("cancelled")
+        for gate in _gates.values():
+            gate.wait_reached()
+        _wait_until_noted(engine, parked.id)
+        assert waiting.cancel()
+    for gate in _gates.values():
+        gate.open()
+    with Engine(path) as engine, Client(path) as client:
+        to = receiver.options(id="receiver").start()
+        top = parent.options(id="top").start(to.id)
+        assert top.result(PATIENCE) == [0, 2, 4]
+        assert to.result(PATIENCE) == [{"n": 1}, "none"]
+        assert top.fork().result(PATIENCE) == [0, 2, 4]
+        top.fork(step=5).result(PATIENCE)
+        streaming = engine.start(streams)
+        assert streaming.result(PATIENCE) == [0, 2, 4, 0, 2, 4]
+        assert engine.start(reads, streaming.id).result(PATIENCE) == 2
+        assert list(client.handle(streaming.id).stream("s", live=True))
+        streaming.fork(step=4).result(PATIENCE)
+        failed = engine.start(fails)
+        with pytest.raises(ValueError, match="no"):
+            failed.result(PATIENCE)
+        with pytest.raises(durable.WorkflowCancelled):
+            engine.start(expires).result(PATIENCE)
+        client.send("parked", "late", "a", idempotency_key="k")
+        client.send("unfinished", "go", "go")
+        assert client.handle("unfinished").result(PATIENCE) == "go"
+        assert client.handle("parked").result(PATIENCE) == ["late", "none"]
+        client.resume("family")
+        client.cancel("family")
+        assert client.event("top", "winner") == client.events("top")["winner"]
+        assert client.workflows(status="SUCCESS", name=top.info().name, limit=10)
+        client.handle("top").steps()
+        engine.recover()
+        assert engine._watcher is not None
+        engine._watcher.forget()
+
+
+def _wait_until_noted(engine: Engine, workflow_id: str) -> None:
+    """Wait until the file says that the workflow waits."""
+    deadline, tick = engine._clock.now() + PATIENCE, threading.Event()
+    while engine.handle(workflow_id).info().wake_at is None:
+        assert engine._clock.now() < deadline, "the wait was never noted"
+        tick.wait(0.01)

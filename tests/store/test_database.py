@@ -1,0 +1,611 @@
+"""The two doors: what `write` and `read` promise to callers that come all at once."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import durable
+from durable import DurableError, Engine, EngineClosed
+from durable.clock import SystemClock
+from durable.store import signals
+from durable.store.database import Database, Tx
+from tests.processes.programs import Program
+from tests.store.interrupts import Interruption
+from tests.store.recording import Recorder
+from tests.support import PATIENCE, Gate
+
+
+class WatchedClock(SystemClock):
+    """Tells each time that a caller of `write` begins to wait for its turn."""
+
+    def __init__(self) -> None:
+        self._waiting = threading.Semaphore(0)
+
+    def wait(
+        self, condition: threading.Condition, ready: Callable[[], bool], deadline: float | None
+    ) -> bool:
+        self._waiting.release()
+        return super().wait(condition, ready, deadline)
+
+    def wait_for_waiters(self, count: int) -> None:
+        """Return when `count` more callers have begun to wait."""
+        for _ in range(count):
+            assert self._waiting.acquire(timeout=PATIENCE), "nobody waits"
+
+
+class Bench:
+    """A database with one table, its clock, the SQL that it ran, and the keys that it told."""
+
+    def __init__(self, path: str, **options: Any) -> None:
+        self.clock = WatchedClock()
+        self.told: list[str] = []
+        self.database = Database(
+            path,
+            clock=self.clock,
+            synchronous="normal",
+            create=True,
+            on_commit=self.told.extend,
+            **options,
+        )
+        self.database.write("table", lambda tx: tx.execute("CREATE TABLE t (x)"))
+        self.ran: list[str] = []
+        self.database._writer.set_trace_callback(self.ran.append)
+
+    def add(self, value: object) -> object:
+        """Write a row in a transaction of its own, and return its value."""
+        return self.database.write("add", lambda tx: insert(tx, value))
+
+    def rows(self) -> list[Any]:
+        """What is committed, in the order in which it was written."""
+        return self.database.read(committed)
+
+    @staticmethod
+    def read_file(path: str) -> list[Any]:
+        """What a file has, when nobody has it open."""
+        with closing(sqlite3.connect(path)) as connection:
+            return [row[0] for row in connection.execute("SELECT x FROM t ORDER BY rowid")]
+
+    def commits(self) -> int:
+        """How many transactions were committed."""
+        return self.ran.count("COMMIT")
+
+    def behind_a_commit(self, *actions: Callable[[], Any]) -> list[Caller]:
+        """Run the actions, each on its thread, as the callers of one batch, in this order.
+
+        They are queued while another caller is held up in its transaction.
+        """
+        gate = Gate()
+        leader = Caller(lambda: self.database.write("held up", lambda tx: gate.pass_through()))
+        gate.wait_reached()
+        callers = []
+        for action in actions:
+            callers.append(Caller(action))
+            self.clock.wait_for_waiters(1)
+        gate.open()
+        for caller in [leader, *callers]:
+            caller.join()
+        return callers
+
+
+class Caller:
+    """A thread, with what its function returned or raised."""
+
+    def __init__(self, action: Callable[[], Any]) -> None:
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+        def run() -> None:
+            try:
+                self.result = action()
+            except BaseException as error:
+                self.error = error
+
+        self._thread = threading.Thread(target=run, name="caller", daemon=True)
+        self._thread.start()
+
+    @property
+    def done(self) -> bool:
+        """Whether it has returned."""
+        return not self._thread.is_alive()
+
+    def join(self, patience: float = PATIENCE) -> None:
+        """Wait for it to return."""
+        self._thread.join(patience)
+        assert self.done, "a caller hangs"
+
+
+def insert(tx: Tx, value: object) -> object:
+    tx.execute("INSERT INTO t VALUES (:x)", {"x": value})
+    tx.touch(f"key/{value}")
+    return value
+
+
+def committed(tx: Tx) -> list[Any]:
+    return [row["x"] for row in tx.rows("SELECT x FROM t ORDER BY rowid", {})]
+
+
+@pytest.fixture
+def bench(path: str) -> Iterator[Bench]:
+    bench = Bench(path)
+    yield bench
+    bench.database.close()
+
+
+# ---------------------------------------------------------------------- group commit
+
+
+def test_callers_that_come_while_a_commit_is_held_up_share_the_next_one(bench: Bench) -> None:
+    """One flush for all that waited."""
+    bench.behind_a_commit(*[lambda n=n: bench.add(n) for n in range(20)])
+
+    assert bench.rows() == list(range(20))
+    assert bench.commits() == 2  # of the one that was held up, and of the twenty
+
+
+def test_a_lone_caller_commits_at_once(bench: Bench) -> None:
+    """One call, one transaction, no savepoint."""
+    bench.add(1)
+
+    assert [sql.split()[0] for sql in bench.ran] == ["BEGIN", "INSERT", "COMMIT"]
+
+
+def test_each_caller_gets_its_own_result(bench: Bench) -> None:
+    """Results do not go astray in a batch."""
+    callers = bench.behind_a_commit(*[lambda n=n: bench.add(n) for n in range(20)])
+
+    assert [caller.result for caller in callers] == list(range(20))
+
+
+def test_a_caller_waits_until_its_write_is_committed(bench: Bench) -> None:
+    """Not done while another holds the connection, done and committed after."""
+    gate = Gate()
+    leader = Caller(lambda: bench.database.write("slow", lambda tx: gate.pass_through()))
+    gate.wait_reached()
+    caller = Caller(lambda: bench.add(1))
+    bench.clock.wait_for_waiters(1)
+    assert not caller.done
+    assert bench.rows() == []
+
+    gate.open()
+    leader.join()
+    caller.join()
+    assert bench.rows() == [1]
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2], ids=["first", "middle", "last"])
+@pytest.mark.parametrize("error", [ValueError("no"), sqlite3.IntegrityError("no")], ids=repr)
+def test_one_callers_error_is_its_own(bench: Bench, bad: int, error: Exception) -> None:
+    """It undoes what that caller wrote; the others of the batch are committed."""
+
+    def fail(tx: Tx) -> None:
+        insert(tx, "undone")
+        raise error
+
+    actions: list[Callable[[], Any]] = [lambda: bench.add("a"), lambda: bench.add("b")]
+    actions.insert(bad, lambda: bench.database.write("bad", fail))
+    callers = bench.behind_a_commit(*actions)
+
+    assert bench.rows() == ["a", "b"]
+    assert sorted(bench.told) == ["key/a", "key/b"]
+    assert [caller.error is not None for caller in callers] == [n == bad for n in range(3)]
+
+
+def test_an_error_of_sqlite_in_a_batch_is_its_callers_own(bench: Bench) -> None:
+    """A statement that fails takes nothing of the others with it, and comes as a DurableError."""
+    good, bad, last = bench.behind_a_commit(
+        lambda: bench.add("a"),
+        lambda: bench.database.write(
+            "bad", lambda tx: tx.execute("INSERT INTO nowhere VALUES (1)")
+        ),
+        lambda: bench.add("b"),
+    )
+
+    assert bench.rows() == ["a", "b"]
+    assert (good.error, last.error) == (None, None)
+    assert isinstance(bad.error, DurableError)
+
+
+def test_an_error_of_a_lone_caller_leaves_nothing_behind(bench: Bench) -> None:
+    """No row, no key, no open transaction."""
+
+    def fail(tx: Tx) -> None:
+        insert(tx, 1)
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        bench.database.write("bad", fail)
+    assert bench.rows() == []
+    assert bench.told == []
+    assert not bench.database._writer.in_transaction
+
+
+def test_keys_are_told_after_the_commit(path: str) -> None:
+    """Whoever is told of a key finds what was written."""
+    seen: list[Any] = []
+    database = Database(
+        path,
+        clock=SystemClock(),
+        synchronous="normal",
+        create=True,
+        on_commit=lambda keys: seen.append((list(keys), database.read(committed))),
+    )
+    database.write("table", lambda tx: tx.execute("CREATE TABLE t (x)"))
+    database.write("add", lambda tx: insert(tx, 1))
+    database.close()
+
+    assert seen == [(["key/1"], [1])]
+
+
+def test_a_client_leaves_its_keys_in_the_file(path: str) -> None:
+    """With `signals`, the engine in another process finds what was touched."""
+    bench = Bench(path, signals=True)
+    bench.add(1)
+    bench.add(1)
+    bench.add(2)
+
+    assert bench.database.read(lambda tx: signals.after(tx, 0))[1] == ["key/1", "key/2"]
+    bench.database.close()
+
+
+# ---------------------------------------------------------------------- Ctrl-C
+
+
+def test_ctrl_c_in_a_leading_caller_is_its_own(bench: Bench) -> None:
+    """The caller that leads is interrupted in its function; the rest of its batch is committed."""
+
+    def interrupted(tx: Tx) -> None:
+        insert(tx, "undone")
+        raise KeyboardInterrupt
+
+    leader, *others = bench.behind_a_commit(
+        lambda: bench.database.write("interrupted", interrupted),
+        lambda: bench.add("a"),
+        lambda: bench.add("b"),
+    )
+
+    assert isinstance(leader.error, KeyboardInterrupt)
+    assert [caller.error for caller in others] == [None, None]
+    assert bench.rows() == ["a", "b"]
+    assert bench.add("c") == "c"
+
+
+def test_what_stops_one_caller_stops_no_other(bench: Bench) -> None:
+    """sys.exit() in the function of one does not reach the one that leads the batch."""
+
+    def leave(tx: Tx) -> None:
+        raise SystemExit(3)
+
+    leader, leaver, last = bench.behind_a_commit(
+        lambda: bench.add("a"),
+        lambda: bench.database.write("leave", leave),
+        lambda: bench.add("b"),
+    )
+
+    assert (leader.error, last.error) == (None, None)
+    assert isinstance(leaver.error, SystemExit)
+    assert bench.rows() == ["a", "b"]
+
+
+def interrupted_write(bench: Bench, at: int) -> Interruption:
+    """Interrupt this thread at a point of its write, while it leads a batch of three."""
+    interruption = Interruption(at)
+    gate = Gate()
+    held = Caller(lambda: bench.database.write("held up", lambda tx: gate.pass_through()))
+    gate.wait_reached()
+    others: list[Caller] = []
+
+    def direct() -> None:
+        bench.clock.wait_for_waiters(1)  # this thread is the first in the queue
+        for name in ("a", "b"):
+            others.append(Caller(lambda name=name: bench.add(f"{at}:{name}")))
+            bench.clock.wait_for_waiters(1)
+        gate.open()
+
+    director = Caller(direct)
+    returned = False
+    try:
+        with interruption.armed():
+            bench.add(f"{at}:main")
+        returned = True
+    except KeyboardInterrupt:
+        bench.clock._waiting.release()  # it may have been interrupted before it waited
+    held.join()
+    director.join()
+    for caller in others:
+        caller.join(patience=5)
+    while bench.clock._waiting.acquire(blocking=False):
+        pass
+    rows = [row for row in bench.rows() if row.startswith(f"{at}:")]
+    assert {f"{at}:a", f"{at}:b"} <= set(rows), "another caller's write was lost"
+    assert len(rows) == len(set(rows)), "a write was done twice"
+    assert f"{at}:main" in rows or not returned, "a write that returned was lost"
+    assert {f"key/{row}" for row in rows} <= set(bench.told), "a committed key was not told"
+    return interruption
+
+
+def test_ctrl_c_at_any_point_of_a_write_loses_no_other_callers_write(bench: Bench) -> None:
+    """At each point where Python delivers it: nobody hangs, nothing is lost or written twice."""
+    at, interruption = 0, None
+    while interruption is None or interruption.happened:
+        at += 1
+        try:
+            interruption = interrupted_write(bench, at)
+            bench.add(f"{at} goes on")
+        except AssertionError as error:
+            error.add_note(f"interrupted at point {at}")
+            raise
+    assert at > 40  # points there were
+
+
+CTRL_C_AT_RANDOM = """\
+import faulthandler, random
+from durable.clock import SystemClock
+from durable.store.database import Database
+
+faulthandler.dump_traceback_later(18, exit=True)  # where it hangs, if it does
+seed, path = int(sys.argv[1]), sys.argv[2]
+rng = random.Random(seed)
+database = Database(path, clock=SystemClock(), synchronous="normal", create=True,
+                    on_commit=lambda keys: None)
+database.write("table", lambda tx: tx.execute("CREATE TABLE t (who, n, UNIQUE (who, n))"))
+stop = threading.Event()
+done = {}
+
+def add(who, n):
+    database.write("add", lambda tx: tx.execute("INSERT INTO t VALUES (?, ?)", (who, n)))
+
+def write_on(who):
+    while not stop.is_set():
+        add(who, done[who] + 1)
+        done[who] += 1
+
+threads = []
+for who in range(4):
+    done[who] = 0
+    threads.append(threading.Thread(target=write_on, args=(who,), daemon=True))
+    threads[-1].start()
+
+def interrupt(number, frame):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+interrupted, n, surely = 0, 0, []
+while interrupted < int(sys.argv[3]):
+    try:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 2e-3))
+            while True:
+                n += 1
+                add("main", n)
+                surely.append(n)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        interrupted += 1
+stop.set()
+for thread in threads:
+    thread.join(5)
+    assert not thread.is_alive(), "a caller hangs"
+found = database.read(lambda tx: tx.rows("SELECT who, n FROM t", {}))
+for who in range(4):
+    numbers = sorted(row["n"] for row in found if row["who"] == who)
+    assert numbers == list(range(1, done[who] + 1)), (who, done[who], numbers[-3:])
+assert set(surely) <= {row["n"] for row in found if row["who"] == "main"}
+database.close()
+print("all is there")
+"""
+
+
+def interrupt_at_random(path: str, seed: int, times: int) -> None:
+    with Program(CTRL_C_AT_RANDOM, str(seed), path, str(times)) as program:
+        assert program.succeed() == ["all is there"]
+
+
+def test_ctrl_c_at_random_moments_loses_no_other_callers_write(path: str, seed: int) -> None:
+    """Real signals on the main thread, again and again, while four threads write beside it."""
+    interrupt_at_random(path, seed, 150)
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_many_random_moments_loses_no_other_callers_write(path: str, seed: int) -> None:
+    """The same, thousands of times."""
+    interrupt_at_random(path, seed, 3_000)
+
+
+# ---------------------------------------------------------------------- closing
+
+
+def test_close_finishes_what_was_accepted(bench: Bench) -> None:
+    """Those that are queued when it closes are committed; `close` returns after them."""
+    gate = Gate()
+    leader = Caller(lambda: bench.database.write("held up", lambda tx: gate.pass_through()))
+    gate.wait_reached()
+    callers = [Caller(lambda n=n: bench.add(n)) for n in range(3)]
+    bench.clock.wait_for_waiters(3)
+    closing = Caller(bench.database.close)
+    bench.clock.wait_for_waiters(1)
+    assert not closing.done
+
+    gate.open()
+    for caller in [leader, *callers, closing]:
+        caller.join()
+    assert sorted(caller.result for caller in callers) == [0, 1, 2]
+    assert sorted(Bench.read_file(bench.database.path)) == [0, 1, 2]
+
+
+def test_a_closing_database_refuses_new_callers(bench: Bench) -> None:
+    """What comes after `close` has begun is refused, and is not written."""
+    gate = Gate()
+    leader = Caller(lambda: bench.database.write("held up", lambda tx: gate.pass_through()))
+    gate.wait_reached()
+    closing = Caller(bench.database.close)
+    bench.clock.wait_for_waiters(1)
+
+    with pytest.raises(EngineClosed):
+        bench.add("late")
+    gate.open()
+    leader.join()
+    closing.join()
+    assert Bench.read_file(bench.database.path) == []
+
+
+def test_a_closed_database_says_so(bench: Bench) -> None:
+    """Writing and reading raise EngineClosed with the path; closing again is harmless."""
+    bench.database.close()
+    bench.database.close()
+
+    for action in (lambda: bench.add(1), bench.rows):
+        with pytest.raises(EngineClosed, match="is closed"):
+            action()
+
+
+def test_close_leaves_one_file(path: str, tmp_path: Path) -> None:
+    """No write-ahead log and no index of it stay behind."""
+    bench = Bench(path)
+    bench.add(1)
+    bench.rows()
+    bench.database.close()
+
+    assert [file.name for file in tmp_path.iterdir()] == ["test.db"]
+
+
+# ---------------------------------------------------------------------- reading
+
+
+@pytest.mark.parametrize(
+    "sql", ["INSERT INTO t VALUES (1)", "DELETE FROM t", "CREATE TABLE u (x)", "DROP TABLE t"]
+)
+def test_readers_cannot_write(bench: Bench, sql: str) -> None:
+    """A write through the reading door is refused, and the reader is of use afterwards."""
+    bench.add("kept")
+
+    with pytest.raises(DurableError):
+        bench.database.read(lambda tx: tx.execute(sql))
+    assert bench.rows() == ["kept"]
+
+
+def test_readers_see_only_what_is_committed(bench: Bench) -> None:
+    """While a transaction is open, readers see the file without it, and do not wait for it."""
+    gate = Gate()
+
+    def add_slowly(tx: Tx) -> None:
+        insert(tx, 1)
+        gate.pass_through()
+
+    writer = Caller(lambda: bench.database.write("slow", add_slowly))
+    gate.wait_reached()
+    assert bench.rows() == []
+
+    gate.open()
+    writer.join()
+    assert bench.rows() == [1]
+
+
+def test_a_reader_sees_one_moment(bench: Bench) -> None:
+    """What is committed while it reads does not change what it reads."""
+
+    def read_twice(tx: Tx) -> tuple[list[Any], list[Any]]:
+        first = committed(tx)
+        bench.add(1)
+        return first, committed(tx)
+
+    assert bench.database.read(read_twice) == ([], [])
+    assert bench.rows() == [1]
+
+
+def test_an_error_while_reading_is_the_callers(bench: Bench) -> None:
+    """It comes as it is, and no snapshot stays open that would hold the write-ahead log."""
+    with pytest.raises(ZeroDivisionError):
+        bench.database.read(lambda tx: 1 / 0)
+    assert all(not reader.in_transaction for reader in bench.database._readers)
+
+
+def test_readers_run_beside_each_other(bench: Bench) -> None:
+    """Ten readers at once, each with a snapshot of its own."""
+    gates = [Gate() for _ in range(10)]
+    bench.add(1)
+
+    def read(gate: Gate) -> list[Any]:
+        return bench.database.read(lambda tx: (gate.pass_through(), committed(tx))[1])
+
+    callers = [Caller(lambda gate=gate: read(gate)) for gate in gates]
+    for gate in gates:
+        gate.wait_reached()
+    for gate in gates:
+        gate.open()
+    for caller in callers:
+        caller.join()
+    assert [caller.result for caller in callers] == [[1]] * 10
+
+
+# ---------------------------------------------------------------------- in memory
+
+
+def test_a_database_in_memory_is_shared_by_threads() -> None:
+    """`:memory:` is one database, whichever thread asks."""
+    bench = Bench(":memory:")
+    callers = bench.behind_a_commit(*[lambda n=n: bench.add(n) for n in range(10)])
+
+    assert [caller.result for caller in callers] == list(range(10))
+    assert bench.rows() == list(range(10))
+    bench.database.close()
+
+
+@durable.workflow
+def adds_up(numbers: list[int]) -> int:
+    handles = [one.start(number) for number in numbers]
+    return sum(handle.result() for handle in handles)
+
+
+@durable.workflow
+def one(number: int) -> int:
+    return number
+
+
+def test_an_engine_in_memory_runs_workflows_on_many_threads() -> None:
+    """`:memory:` is an engine like any other, and leaves no file."""
+    with Engine(":memory:") as engine:
+        handles = [engine.start(adds_up, list(range(5))) for _ in range(5)]
+
+        assert [handle.result(PATIENCE) for handle in handles] == [10] * 5
+    assert not Path(":memory:").exists()
+    assert not Path(":memory:.lock").exists()
+
+
+# ---------------------------------------------------------------------- N34
+
+WRITES = {"INSERT", "UPDATE", "DELETE", "REPLACE", "CREATE", "DROP", "ALTER"}
+
+
+def test_every_write_comes_after_begin_immediate(recorded: Recorder) -> None:
+    """N34: of all SQL of a session, each write is in a transaction that began as a writer's."""
+    assert len(recorded.traced) > 3
+    for statements in recorded.traced.values():
+        began = None
+        for sql in statements:
+            words = sql.upper().split()
+            if words[0] == "BEGIN":
+                began = " ".join(words).rstrip(";")
+            elif words[0] in ("COMMIT", "ROLLBACK") and words[1:2] != ["TO"]:
+                began = None
+            elif words[0] in WRITES or words[0] == "WITH":
+                reads_only = words[0] == "WITH" and WRITES.isdisjoint(words)
+                assert began == "BEGIN IMMEDIATE" or reads_only, sql
+            elif words[0] in ("SAVEPOINT", "RELEASE"):
+                assert began == "BEGIN IMMEDIATE", sql
+
+
+def test_a_connection_that_reads_never_writes_and_the_other_way_round(recorded: Recorder) -> None:
+    """N34: no transaction reads first and writes then, which fails under another's lock."""
+    for statements in recorded.traced.values():
+        begins = {sql.rstrip(";") for sql in statements if sql.startswith("BEGIN")}
+        assert begins in ({"BEGIN IMMEDIATE"}, {"BEGIN"}, set())
+        if begins == {"BEGIN"}:
+            assert "PRAGMA query_only = 1" in statements
