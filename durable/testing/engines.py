@@ -50,6 +50,11 @@ class TestEngine(Engine):
         self._last_host: Host | None = None
 
     @property
+    def path(self) -> Path:
+        """Its file."""
+        return Path(self._path)
+
+    @property
     def clock(self) -> Any:
         """The clock that it was given: a `VirtualClock`, unless somebody gave another."""
         return self._clock

@@ -166,9 +166,9 @@ def kill_until_done(folder: Path, seed: int, *, kills: int, count: int) -> Kille
     return killed
 
 
-def test_ten_kills_lose_and_repeat_nothing(tmp_path: Path, seed: int) -> None:
-    """Workflows of eleven kinds, killed ten times: every promise of the books holds."""
-    kill_until_done(tmp_path, seed, kills=10, count=10)
+def test_four_kills_lose_and_repeat_nothing(tmp_path: Path, seed: int) -> None:
+    """Workflows of eleven kinds, killed again and again: every promise of the books holds."""
+    kill_until_done(tmp_path, seed, kills=4, count=6)
 
 
 @pytest.mark.slow

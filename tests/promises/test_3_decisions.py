@@ -18,13 +18,13 @@ def month() -> datetime:
 
 def test_a_timeout_stays_a_timeout() -> None:
     """In every order, and over every crash, who has timed out has timed out."""
-    testing.orders(late, runs=40)
+    testing.orders(late, runs=25)
     testing.crashes(late)
 
 
 def test_the_first_stays_the_first() -> None:
     """In every order, the child that sleeps least wins, and the others are cancelled."""
-    testing.orders(children, runs=40)
+    testing.orders(children, runs=25)
 
 
 def test_a_sleep_ends_at_its_moment() -> None:

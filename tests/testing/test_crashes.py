@@ -270,7 +270,10 @@ def run_has_children(engine: TestEngine) -> None:
     assert handle.result() == ["parent.2", 1, "the first to end", True]
 
 
-@pytest.mark.parametrize("program", [run_works, run_talks, run_has_children])
+@pytest.mark.parametrize(
+    "program",
+    [run_works, *(pytest.param(p, marks=pytest.mark.slow) for p in (run_talks, run_has_children))],
+)
 def test_no_crash_changes_what_comes_out(program: Any) -> None:
     """Steps and retries, messages and events, children and timeouts: whatever the place."""
     assert crashes(program).places > 25

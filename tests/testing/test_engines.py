@@ -53,7 +53,7 @@ def test_the_file_is_gone_at_the_end() -> None:
     """The temporary file, and the folder that it is in, are removed."""
     with new_engine() as engine:
         quick(1)
-        file = Path(engine._path)
+        file = engine.path
         assert file.exists()
     assert not file.parent.exists()
 

@@ -187,7 +187,7 @@ def test_without_pytest(tmp_path: Path) -> None:
                 with testing.replace(echo, returns="fake"), testing.strict():
                     assert greets("Ann") == "fake"
                 print(testing.timeline(engine))
-                assert testing.replay(engine._path).replayed == ["workflow-1-1"]
+                assert testing.replay(engine.path).replayed == ["workflow-1-1"]
             print(testing.crashes(program))
             print(testing.orders(program, runs=3))
             try:

@@ -560,7 +560,7 @@ def test_a_test_engine_is_a_source(tmp_path: Path) -> None:
     def check(kept: TestEngine) -> None:
         declare(yesterday).options(id="17").start()
         kept.clock.settle()
-        assert replay(kept._path).replayed == ["17"]
+        assert replay(kept.path).replayed == ["17"]
 
     with engine() as kept:
         check(kept)

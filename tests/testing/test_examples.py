@@ -1,0 +1,106 @@
+"""The workflows of the examples, brought through every crash and many orders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import durable
+from durable.testing import TestEngine, crashes, orders, replay, strict
+
+backup_example = pytest.importorskip("examples.backup")
+checkout_example = pytest.importorskip("examples.checkout")
+
+Ledger = dict[str, str]
+
+
+class Bank:
+    """Does what it is asked for once for each idempotency key, as a real one; a ledger a run."""
+
+    def __init__(self) -> None:
+        self.ledgers: dict[Path, Ledger] = {}
+        self.of_this_run: Ledger = {}
+
+    def open(self, engine: TestEngine) -> None:
+        """The run that has this file begins, or goes on."""
+        self.of_this_run = self.ledgers.setdefault(engine.path, {})
+
+    def ask(self, verb: str, order: str) -> str:
+        """What `ask_bank` of the example does over HTTP."""
+        self.of_this_run.setdefault(durable.step_key(), f"{verb} {order}")
+        return f"https://bank.example/pay/{order}" if verb == "reserve" else "done"
+
+    @property
+    def entries(self) -> list[str]:
+        return sorted(self.of_this_run.values())
+
+
+@pytest.fixture
+def bank(monkeypatch: pytest.MonkeyPatch) -> Bank:
+    bank = Bank()
+    monkeypatch.setattr(checkout_example, "ask_bank", bank.ask)
+    return bank
+
+
+def buys(engine: TestEngine, payment: str | None) -> Any:
+    """Places order 17 and pays, as the shop does for its requests."""
+    handle = checkout_example.checkout.options(id="order-17").start("17")
+    assert handle.event("payment_url") == "https://bank.example/pay/17"
+    if payment is not None:
+        engine.send("order-17", payment, "payment_status", idempotency_key=payment)
+    return handle.result()
+
+
+@pytest.mark.parametrize(
+    ("payment", "result", "entries"),
+    [
+        ("paid", "fulfilled", ["charge 17", "reserve 17"]),
+        ("declined", "cancelled", ["cancel 17", "reserve 17"]),
+        (None, "cancelled", ["cancel 17", "reserve 17"]),
+    ],
+)
+def test_no_crash_confuses_the_checkout(
+    bank: Bank, payment: str | None, result: str, entries: list[str]
+) -> None:
+    """One reservation and one charge, or one cancellation, wherever the shop dies."""
+
+    def program(engine: TestEngine) -> None:
+        bank.open(engine)
+        with strict():
+            assert buys(engine, payment) == result
+        assert bank.entries == entries
+
+    report = crashes(program)
+    assert report.places >= 16
+    assert len(bank.ledgers) == 2 + report.places
+
+
+def test_no_order_confuses_the_checkout(bank: Bank) -> None:
+    """Nor does any order of the threads, and its records fit its code."""
+
+    def program(engine: TestEngine) -> None:
+        bank.open(engine)
+        assert buys(engine, "paid") == "fulfilled"
+        assert bank.entries == ["charge 17", "reserve 17"]
+        assert replay(engine.path).replayed == ["order-17"]
+
+    orders(program, runs=20)
+
+
+def test_no_crash_breaks_the_backup(tmp_path: Path) -> None:
+    """Wherever it dies, the copy is the source in the end, and the manifest is whole."""
+    source = tmp_path / "source"
+    (source / "folder").mkdir(parents=True)
+    (source / "one.txt").write_text("one")
+    (source / "folder" / "two.txt").write_text("two")
+
+    def program(engine: TestEngine) -> None:
+        target = engine.path.parent / "target"
+        summary = backup_example.backup.options(id="backup").start(source, target).result()
+        assert (summary.copied, summary.size) == (2, 6)
+        assert (target / "one.txt").read_text() == "one"
+        assert (target / "folder" / "two.txt").read_text() == "two"
+
+    assert crashes(program).places >= 14
