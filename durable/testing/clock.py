@@ -249,6 +249,7 @@ class VirtualClock:
         if me is not None and self._holder is me:
             return me
         self._guests.add(threading.current_thread())
+        self._signs_of_life += 1
         return None
 
     def _let_go_on(self, wait: _Wait) -> None:
@@ -288,10 +289,11 @@ class VirtualClock:
         """Wait for the baton, and look now and then whether a guest or nobody moves things."""
         signs, since = self._signs_of_life, time.monotonic()
         while not self._owner.turn.acquire(timeout=LOOK_FOR_GUESTS):
+            quiet = signs == self._signs_of_life
             with self._mutex:
                 if self._holder is None:
-                    self._dispatch()
-            if signs != self._signs_of_life:
+                    self._dispatch(quiet=quiet)
+            if not quiet:
                 signs, since = self._signs_of_life, time.monotonic()
             elif time.monotonic() - since > self.patience:
                 raise Stuck(
@@ -319,10 +321,13 @@ class VirtualClock:
             condition.wait(LOOK_FOR_GUESTS)
         return True
 
-    def _dispatch(self) -> None:
-        """Give the baton to somebody, if anybody can go on; with the mutex held."""
+    def _dispatch(self, *, quiet: bool = False) -> None:
+        """Give the baton to somebody, if anybody can go on; with the mutex held.
+
+        While guests use the engine, time does not jump until it has been `quiet` for a moment.
+        """
         self._holder = None
-        chosen = self._choose()
+        chosen = self._choose(may_jump=quiet or not self._has_active_guests())
         if chosen is not None:
             self._give_to(chosen)
 
@@ -331,7 +336,7 @@ class VirtualClock:
         self._signs_of_life += 1
         chosen.turn.release()
 
-    def _choose(self) -> _Member | None:
+    def _choose(self, *, may_jump: bool) -> _Member | None:
         """Who goes on next, after a jump if need be; None where only a guest can help."""
         while True:
             able = self._able()
@@ -341,7 +346,7 @@ class VirtualClock:
                 return None
             if self._owner.waits.patient:
                 return self._owner
-            if any(each.away for each in self._members):
+            if not may_jump or any(each.away for each in self._members):
                 return None
             if not self._jump():
                 if self._present_guests():
@@ -395,6 +400,14 @@ class VirtualClock:
             for each in threading.enumerate()
             if each not in known and (not each.daemon or each in self._guests)
         ]
+
+    def _has_active_guests(self) -> bool:
+        """Whether a thread that has used the engine as a guest is still alive."""
+        for each in list(self._guests):
+            if each.is_alive():
+                return True
+            self._guests.discard(each)
+        return False
 
     def _describe(self, member: _Member, frame: FrameType | None) -> str:
         at = _at(frame)

@@ -100,6 +100,7 @@ def engine(
     `clock` and `path` may be given instead, and all `options` of `Engine`. What is still running at
     the end is stopped, and a table of it is logged. An error of a background thread is raised, as
     an ExceptionGroup; an exception that leaves the block gets a note of what the workflows did.
+    The engine does not hear what a `Client` of its file does: it is one itself.
 
         with testing.engine() as engine:
             handle = reminder.start("Ann")

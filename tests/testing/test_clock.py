@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import _thread
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 
 import durable
 from durable import Engine, InvalidArgument, Retry, Status, step, workflow
-from durable.testing import Deadlock, VirtualClock
+from durable.testing import Deadlock, TestEngine, VirtualClock
 from durable.testing import engine as new_engine
 from tests.support import PATIENCE, dying
 
@@ -289,6 +290,15 @@ def test_a_guest_that_never_acts_is_found() -> None:
             wait(clock)
 
 
+@pytest.fixture
+def _ctrl_c() -> Iterator[None]:
+    """Ctrl-C is a KeyboardInterrupt also where a shell runs the tests in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c")
 def test_ctrl_c_while_everybody_waits() -> None:
     """Ctrl-C reaches the test, though a step is stuck; the engine can be closed all the same."""
     released = threading.Event()
@@ -388,6 +398,25 @@ def test_a_thread_unknown_to_the_clock_may_wait() -> None:
             assert result.result(PATIENCE) == "hello"
 
 
+def test_the_time_stands_still_while_a_thread_unknown_to_the_clock_works() -> None:
+    """As long as it uses the engine, time does not run away while a commit of its is awaited."""
+    with new_engine() as engine:
+        handle = receive.start(None)
+
+        def busy() -> None:
+            for number in range(100):
+                handle.send(number, "other")
+            handle.send("in time")
+
+        with ThreadPoolExecutor(2) as executor:
+            futures = [executor.submit(busy) for _ in range(2)]
+            for number in range(50):
+                handle.send(number, "mine")
+            assert handle.result() == "in time"
+            assert [each.result(PATIENCE) for each in futures] == [None, None]
+        assert passed(engine.clock) < 5
+
+
 # ---------------------------------------------------------------------- engines
 
 
@@ -422,15 +451,19 @@ def racer(number: int) -> int:
 
 
 def test_a_sleep_of_thirty_days_costs_no_time() -> None:
-    """Each of a hundred costs less than a millisecond, and all of them are in the file."""
-    with new_engine() as engine:
-        handle = sleeps.start([30 * DAY] * 100)
-        began = time.process_time()
+    """Less than a millisecond, the best of three times fifty; and all of them are in the file."""
+
+    def fifty(engine: TestEngine) -> float:
+        handle = sleeps.start([30 * DAY] * 50)
+        began = time.perf_counter()
         handle.result()
-        took = time.process_time() - began
-        assert passed(engine.clock) == 100 * 30 * DAY
-        assert len(handle.steps()) == 100
-    assert took < 0.1
+        took = time.perf_counter() - began
+        assert len(handle.steps()) == 50
+        return took / 50
+
+    with new_engine() as engine:
+        assert min(fifty(engine) for _ in range(3)) < 0.001
+        assert passed(engine.clock) == 150 * 30 * DAY
 
 
 def test_the_time_stands_still_while_a_step_works() -> None:

@@ -345,8 +345,8 @@ def test_no_order_changes_what_comes_out(program: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("program", [hub_and_spokes, stopped_while_it_works])
 def test_no_order_of_many_changes_what_comes_out(program: Any) -> None:
-    """The same, two thousand times."""
-    orders(program, runs=2000)
+    """The same, a thousand times."""
+    orders(program, runs=1000)
 
 
 def test_deadlock_is_an_assertion() -> None:
