@@ -397,7 +397,7 @@ class Database:
 
     def _explain(self, error: BaseException) -> BaseException:
         """The error of durable's tree for one of SQLite's; a text of its may be no UTF-8."""
-        if not isinstance(error, (sqlite3.Error, UnicodeDecodeError, DamagedRow)):
+        if isinstance(error, DurableError) or not isinstance(error, _OF_THE_FILE):
             return error
         explained = translate(error, self.path)
         explained.__cause__ = error
@@ -464,7 +464,7 @@ class Database:
             if create:
                 self._begin()  # fails at once where the file may not be written
                 self._writer.execute("COMMIT")
-        except (sqlite3.Error, UnicodeDecodeError) as error:
+        except (sqlite3.Error, UnicodeDecodeError, MemoryError) as error:
             raise translate(error, self.path) from error
 
     def _set_pragmas(self) -> None:
@@ -609,7 +609,8 @@ def _is_busy(error: sqlite3.OperationalError) -> bool:
     return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-_OF_DAMAGED_ROWS = (DamagedRow, sqlite3.Error, ValueError, TypeError, LookupError, OverflowError)
+_OF_THE_FILE = (sqlite3.Error, UnicodeDecodeError, MemoryError, DamagedRow, IndexError)
+_OF_DAMAGED_ROWS = (*_OF_THE_FILE, ValueError, TypeError, LookupError, OverflowError)
 
 
 def _on_main_thread() -> bool:

@@ -449,9 +449,9 @@ _STATE_FIELDS = tuple(State.__dataclass_fields__)
 
 
 def _state(row: Any) -> State:
-    values = {name: row[name] for name in _STATE_FIELDS}
     try:
+        values = {name: row[name] for name in _STATE_FIELDS}
         values["status"] = Status(values["status"])
-    except ValueError as error:
-        raise DamagedRow(f"workflow {row['id']!r}: {error}") from error
+    except (LookupError, ValueError) as error:
+        raise DamagedRow(f"of a workflow: {error}") from error
     return State(**values)
