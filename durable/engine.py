@@ -304,7 +304,8 @@ class Engine(Client):
         host.join(GRACE)
         self._lock.release()
         atexit.unregister(self._close_at_exit)
-        _engines.remove(self)
+        if self in _engines:
+            _engines.remove(self)
 
     def _close_session(self, host: Host) -> None:
         now = self._clock.now()

@@ -98,8 +98,9 @@ class Registry:
         self._listeners.append(listener)
 
     def unlisten(self, listener: Callable[[], None]) -> None:
-        """Undo `listen`."""
-        self._listeners.remove(listener)
+        """Undo `listen`; harmless if it is done already."""
+        if listener in self._listeners:
+            self._listeners.remove(listener)
 
     def _tell(self) -> None:
         for listener in list(self._listeners):

@@ -523,7 +523,6 @@ class Database:
         if self._inherited:
             return
         with self._mutex:
-            already = self._closing
             self._closing = True
             readers, self._readers = self._readers, []
         while self._leader is not None:
@@ -531,9 +530,8 @@ class Database:
             with self._idle_lock:
                 self._clock.wait(self._idle, lambda: self._leader is None, look_again)
             self._replace_leader()
-        if already:
-            return
-        _opened.remove(self)
+        if self in _opened:
+            _opened.remove(self)
         for connection in [*readers, self._writer]:
             connection.close()
 
