@@ -23,6 +23,7 @@ from durable.codec import decode_error
 from durable.errors import EngineClosed, InvalidArgument, NotAllowedHere
 from durable.runtime.context import find_scope
 from durable.runtime.runs import Stopped
+from durable.store import steps
 from durable.store.database import Tx
 from durable.testing.clock import Deadlock, Stuck, VirtualClock
 from durable.testing.engines import TestEngine, raise_errors, temporary_file
@@ -258,7 +259,7 @@ def _live(
     engine = TestEngine(file, clock=clock)
     life = _Life(engine, place)
     engine._hooks.observer = life
-    engine._hooks.new_id = _counted("workflow")
+    engine._hooks.new_id = _new_ids()
     engine._hooks.new_message_key = _counted("message")
     outcome.labels.append(life.labels)
     try:
@@ -285,6 +286,19 @@ def _live(
 def _counted(what: str) -> Callable[[], str]:
     count = itertools.count(1)
     return lambda: f"{what}-{next(count)}"
+
+
+def _new_ids() -> Callable[[], str]:
+    """Gives the program the same ids after a crash, and a workflow that forks another as well."""
+    count = _counted("workflow")
+
+    def new_id() -> str:
+        scope = find_scope("a new id")
+        if scope is None or scope.step is not None:
+            return count()
+        return f"{scope.run.id}.{steps.Place(scope.lane, scope.number + 1)}"
+
+    return new_id
 
 
 def _finish(engine: TestEngine) -> None:
@@ -366,7 +380,7 @@ def _varying(first: _Outcome, second: _Outcome) -> set[str]:
     if fixed:
         raise AssertionError(
             "two runs of the program differ, though none crashed: what depends on chance belongs "
-            f"in a step\n{_difference(first, second, fixed)}"
+            f"in a step\n{_difference(first, second, fixed, 'once', 'then')}"
         )
     return differing
 
@@ -379,18 +393,26 @@ def _compare(
     if differing:
         raise AssertionError(
             f"{_describe(places, crashed.labels)} changes what comes out:\n"
-            f"{_difference(calm, crashed, differing)}\n"
+            f"{_difference(calm, crashed, differing, 'without', 'with')}\n"
             f"without the crash:\n{calm.story}\nwith it:\n{crashed.story}\n{again}"
         )
 
 
-def _difference(first: _Outcome, second: _Outcome, names: Iterable[str]) -> str:
-    missing = "nothing"
+def _difference(
+    first: _Outcome, second: _Outcome, names: Iterable[str], here: str, there: str
+) -> str:
     return "\n".join(
-        f"  {name}: {first.facts.get(name, missing)!r} without, "
-        f"{second.facts.get(name, missing)!r} with"
+        f"  {name.removesuffix(': value')}: {_show(first.facts.get(name))} {here}, "
+        f"{_show(second.facts.get(name))} {there}"
         for name in names
     )
+
+
+def _show(fact: Any) -> str:
+    """A fact for people: a recorded text, or several that belong together."""
+    if isinstance(fact, tuple):
+        return ", ".join(str(part) for part in fact if part is not None)
+    return "nothing" if fact is None else str(fact)
 
 
 # ---------------------------------------------------------------------- orders
@@ -420,7 +442,7 @@ def _run_order(program: Program, seed: int) -> None:
         engine = TestEngine(file, clock=VirtualClock(seed))
         life = _Life(engine, None)
         engine._hooks.observer = life
-        engine._hooks.new_id = _counted("workflow")
+        engine._hooks.new_id = _new_ids()
         engine.open()
         try:
             try:
