@@ -5,6 +5,7 @@ Inside durable a span is a ``float`` of seconds and a moment a ``float`` of seco
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 import time
@@ -54,6 +55,9 @@ class Clock(Protocol):
     def spawn(self, name: str, target: Callable[[], None]) -> Thread:
         """Run `target` in a new thread called `name` that does not keep the process alive."""
 
+    def event_loop(self) -> asyncio.AbstractEventLoop:
+        """A new event loop whose time is this clock's, to be run in a thread that it spawned."""
+
 
 class SystemClock:
     """The clock of the machine."""
@@ -83,6 +87,10 @@ class SystemClock:
         thread = threading.Thread(target=target, name=name, daemon=True)
         thread.start()
         return thread
+
+    def event_loop(self) -> asyncio.AbstractEventLoop:
+        """The ordinary one."""
+        return asyncio.new_event_loop()
 
 
 def seconds(span: float | timedelta, what: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import contextlib
 import os
@@ -17,11 +18,11 @@ from durable.checks import check_optional_text, check_texts
 from durable.client import Client
 from durable.clock import Clock, optional_seconds
 from durable.codec import Codec
-from durable.declare import WorkflowFunction
+from durable.declare import DeclaredWorkflow
 from durable.errors import DurableError, EngineClosed, InvalidArgument, NotAllowedHere
 from durable.handle import Handle
 from durable.records import Workflow
-from durable.runtime import context, recovery
+from durable.runtime import context, lanes, recovery
 from durable.runtime.hooks import Hooks
 from durable.runtime.host import Host, log
 from durable.runtime.registry import registry
@@ -95,6 +96,25 @@ class Engine(Client):
         traceback: TracebackType | None,
     ) -> None:
         self.close(timeout=None if error is None else 0)
+
+    async def __aenter__(self) -> Engine:
+        """Open it, and run async workflows on the loop of the calling program."""
+        if not self._clock.real:
+            raise InvalidArgument(
+                "a virtual clock has an event loop of its own: use `with`, and start the async "
+                "workflows from there"
+            )
+        self.open()
+        lanes.use_running_loop(self._open_engine())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose(timeout=None if error is None else 0)
 
     # ------------------------------------------------------------------ opening
 
@@ -181,11 +201,11 @@ class Engine(Client):
 
     # ------------------------------------------------------------------ running
 
-    def run(self, wf: WorkflowFunction[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    def run(self, wf: DeclaredWorkflow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a workflow on this thread, and return its result."""
         return _checked(wf)._run_on(self._open_engine(), *args, **kwargs)
 
-    def start(self, wf: WorkflowFunction[P, R], *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+    def start(self, wf: DeclaredWorkflow[P, R], *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """Run a workflow in the background; it is on the disk when this returns."""
         return _checked(wf)._start_on(self._open_engine(), *args, **kwargs)
 
@@ -257,6 +277,37 @@ class Engine(Client):
                     self._shut(host)
                     self._host = None
 
+    async def aclose(self, timeout: float | timedelta | None = None) -> None:
+        """`close`, for a program with an event loop: its coroutines go on until they are stopped.
+
+        Cancelled while it waits, it stops at once.
+        """
+        host = self._host
+        if host is None:
+            return
+        signal = host.on_loop().signal()
+        errors = []
+
+        def close() -> None:
+            try:
+                self.close(timeout)
+            except BaseException as error:
+                errors.append(error)
+            finally:
+                signal.give()
+
+        thread = self._clock.spawn("durable close", close)
+        try:
+            await signal.wait()
+        except asyncio.CancelledError:
+            host.runs.hurry()
+            await signal.wait_through()
+            raise
+        finally:
+            thread.join()
+        for error in errors:
+            raise error
+
     def _wait_until_idle(self, host: Host, deadline: float | None) -> None:
         speak_at = self._clock.now() + SAY_WHAT_IT_WAITS_FOR_AFTER
         if deadline is None or speak_at < deadline:
@@ -295,6 +346,7 @@ class Engine(Client):
         for run in host.runs.all():
             host.stop(run, host.closed_error())
         host.runs.wait_stopped(GRACE)
+        lanes.leave_loop(host, GRACE)
         host.timers.close()
         if self._watcher is not None:
             self._watcher.close()
@@ -323,8 +375,8 @@ class Engine(Client):
         self.close(timeout=0)
 
 
-def _checked(wf: WorkflowFunction[P, R]) -> WorkflowFunction[P, R]:
-    if not isinstance(wf, WorkflowFunction):
+def _checked(wf: DeclaredWorkflow[P, R]) -> DeclaredWorkflow[P, R]:
+    if not isinstance(wf, DeclaredWorkflow):
         raise InvalidArgument(f"{wf!r} is not a workflow: decorate the function with @workflow")
     return wf
 

@@ -78,7 +78,10 @@ class Step:
     name: str
     """``module:qualname`` of the function, or ``durable.recv:topic`` and the like."""
     outcome: str | None
-    """``value``, ``error``, ``timeout``, or None while undecided (waiting, or to be retried)."""
+    """``value``, ``error``, ``timeout``, or None while undecided (waiting, or to be retried).
+
+    ``cancelled`` where an async workflow gave it up, as ``asyncio.timeout`` does.
+    """
     value: Any
     error: BaseException | None
     attempt: int

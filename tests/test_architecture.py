@@ -233,7 +233,12 @@ WAITS = {
     "self.listener.wait": "a Listener, which waits on its clock",
     "listener.wait": "a Listener",
     "super().wait": "of a Listener",
-    "children.wait": "a function: it waits for workflows, with a Listener",
+    "acting.wait": "a function: it waits for workflows, with a Listener",
+    "children.wait": "the same",
+    "asyncio.wait": "waits for tasks, which wait on their clock",
+    "signal.wait": "a Signal, waited for by a coroutine",
+    "self.wait": "of the same",
+    "self._waiter.wait": "waits on the virtual clock",
 }
 # Modules that measure themselves in real time, also under a virtual clock.
 MEASURE = {

@@ -13,19 +13,10 @@ from durable.errors import (
     WorkflowNotFound,
 )
 from durable.records import Cancellation, Status
-from durable.runtime.checkpoint import (
-    Flow,
-    Read,
-    Subject,
-    Write,
-    awaited,
-    effect,
-    error_outcome,
-    settle,
-    wait_for,
-)
+from durable.runtime.checkpoint import Subject, awaited, effect, error_outcome, settle, wait_for
 from durable.runtime.context import Scope
 from durable.runtime.file import File
+from durable.runtime.flows import Flow, Read, Write
 from durable.runtime.messages import MISSING, timed_out
 from durable.store import events, messages, steps, streams, workflows
 from durable.store.database import Tx

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -14,10 +17,15 @@ from durable.errors import (
     NonDeterminism,
     SerializationError,
     StorageError,
+    WorkflowCancelled,
 )
 from durable.runtime.checkpoint import error_outcome
 from durable.runtime.context import enter_run
+from durable.runtime.flows import Actor, Flow, Outside, Write, drive, drive_async
+from durable.runtime.hooks import Guard
 from durable.runtime.host import Host, log
+from durable.runtime.lanes import begin_task, engine_loop
+from durable.runtime.loops import inside
 from durable.runtime.parallel import finish_all
 from durable.runtime.registry import find_target
 from durable.runtime.runs import Run, Stopped
@@ -42,9 +50,13 @@ class Ended:
 
 
 def launch(host: Host, run: Run) -> None:
-    """Run the workflow on a thread of its own; the run must be among `host.runs`."""
+    """Run the workflow on a thread or in a task of its own; it must be among `host.runs`."""
     try:
-        host.spawn(f"durable {run.id}", partial(_in_background, host, run))
+        if run.spec.is_async:
+            run.loop = engine_loop(host)
+            run.loop.post(partial(_begin_task, host, run))
+        else:
+            host.spawn(f"durable {run.id}", partial(_in_background, host, run))
     except BaseException:
         host.runs.remove(run)
         raise
@@ -53,21 +65,40 @@ def launch(host: Host, run: Run) -> None:
 def _in_background(host: Host, run: Run) -> None:
     try:
         ended = run_here(host, run)
-    except DurableError as error:
-        if not isinstance(error, EngineClosed):
-            log.error("workflow %r (%s) is unfinished: %s", run.id, run.name, error)
     except BaseException as error:
-        kind = type(error).__name__
-        log.error("workflow %r (%s) is unfinished: %s %s", run.id, run.name, kind, error)
+        _report_failure(run, error)
     else:
-        if ended is not None and ended.error is not None:
-            log.warning(
-                "workflow %r (%s) ended in %s: %s",
-                run.id,
-                run.name,
-                type(ended.error).__name__,
-                ended.error,
-            )
+        _report(run, ended)
+
+
+def _begin_task(host: Host, run: Run) -> None:
+    assert run.loop is not None
+    run.task = begin_task(run.loop, _in_task(host, run))
+
+
+async def _in_task(host: Host, run: Run) -> None:
+    try:
+        ended = await drive_async(_live(host, run), Outside(host))
+    except asyncio.CancelledError:
+        pass  # the file says what became of it
+    except BaseException as error:
+        _report_failure(run, error)
+    else:
+        _report(run, ended)
+
+
+def _report(run: Run, ended: Ended | None) -> None:
+    """Nobody may ever ask how it ended."""
+    if ended is not None and ended.error is not None:
+        kind = type(ended.error).__name__
+        log.warning("workflow %r (%s) ended in %s: %s", run.id, run.name, kind, ended.error)
+
+
+def _report_failure(run: Run, error: BaseException) -> None:
+    if isinstance(error, EngineClosed):
+        return
+    what = error if isinstance(error, DurableError) else f"{type(error).__name__} {error}"
+    log.error("workflow %r (%s) is unfinished: %s", run.id, run.name, what)
 
 
 def run_here(host: Host, run: Run) -> Ended | None:
@@ -75,16 +106,26 @@ def run_here(host: Host, run: Run) -> Ended | None:
 
     Raises what left it unfinished: KeyboardInterrupt and the like, EngineClosed, StorageError.
     """
+    return drive(_live(host, run), Outside(host))
+
+
+def _live(host: Host, run: Run) -> Flow[Ended | None]:
+    """The run from its first line to its outcome; as `run_here`."""
     timer = None
     if run.deadline_at is None and run.timeout is not None:
         run.deadline_at = host.clock.now() + run.timeout
     if run.deadline_at is not None:
         timer = host.timers.at(run.deadline_at, partial(_expire, host, run))
     try:
-        return _run(host, run)
+        ended = _what_counts(run, (yield Body(host, run)))
+        if ended is None:
+            return None
+        counts = yield _finish(host, run, ended.outcome)
+        return ended if counts else None
     except BaseException as error:
         run.stop(error)
-        _leave_unfinished(host, run, error)
+        if run.task is None or not isinstance(error, GeneratorExit):  # its event loop was closed
+            yield from _leave_unfinished(host, run, error)
         raise
     finally:
         if timer is not None:
@@ -94,17 +135,30 @@ def run_here(host: Host, run: Run) -> Ended | None:
             host.waiting.notify([workflows.key(run.seq)])
 
 
-def _run(host: Host, run: Run) -> Ended | None:
-    ended = call_body(host, run)
-    if ended is None:
-        if isinstance(run.failure, NonDeterminism):
-            ended = Ended(error_outcome(run.failure), run.failure)
-            run.failure = None
-        elif run.failure is not None:
-            raise run.failure
-        else:
-            return None
-    return ended if _finish(host, run, ended.outcome) else None
+def _what_counts(run: Run, ended: Ended | None) -> Ended | None:
+    """What is to be recorded, if anything; raise what left the run unfinished."""
+    if ended is not None or run.failure is None:
+        return ended
+    if not isinstance(run.failure, NonDeterminism):
+        raise run.failure
+    failure, run.failure = run.failure, None
+    return Ended(error_outcome(failure), failure)
+
+
+class Body:
+    """Run the function of the workflow."""
+
+    def __init__(self, host: Host, run: Run) -> None:
+        self.host = host
+        self.run = run
+
+    def perform(self, actor: Actor) -> Ended | None:
+        """How it ended; None if the run was stopped, whatever the function says."""
+        return call_body(self.host, self.run)
+
+    async def perform_async(self, actor: Actor) -> Ended | None:
+        """As `perform`, for a coroutine."""
+        return await await_body(self.host, self.run)
 
 
 def call_body(host: Host, run: Run) -> Ended | None:
@@ -128,15 +182,71 @@ def call_body(host: Host, run: Run) -> Ended | None:
         return None if run.stopping else Ended(error_outcome(error), error)
 
 
+async def await_body(host: Host, run: Run) -> Ended | None:
+    """As `call_body`, for a coroutine; the tasks that it leaves are cancelled at its end."""
+    task = asyncio.current_task()
+    assert task is not None
+    try:
+        if host.stopping:
+            run.stop(host.closed_error())
+        with enter_run(host, run):
+            run.check()
+            try:
+                value = await _awaited_result(host, run)
+            finally:
+                await _end_tasks(run)
+        run.check()
+        return Ended(_encode(host, run, value))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except asyncio.CancelledError as error:
+        if run.stopping:
+            return None
+        if task.cancelling():
+            raise
+        leaked = WorkflowCancelled(run.id, "it awaited something that had been cancelled")
+        leaked.__cause__ = error
+        return Ended(error_outcome(leaked), leaked)
+    except Exception as error:
+        return None if run.stopping else Ended(error_outcome(error), error)
+    except BaseException:  # Stopped, or a group with it
+        if run.stopping:
+            return None
+        raise
+
+
+async def _end_tasks(run: Run) -> None:
+    """Cancel the tasks that are left, and wait until they have cleaned up."""
+    tasks = [each for each in run.beside if isinstance(each, asyncio.Task)]
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
+
+
 def _function_result(host: Host, run: Run) -> Any:
+    function, guard = _function(host, run)
+    with nullcontext() if guard is None else guard():
+        return function()
+
+
+async def _awaited_result(host: Host, run: Run) -> Any:
+    function, guard = _function(host, run)
+    value = function()
+    if not inspect.iscoroutine(value):  # something else was put in the place of the function
+        return value
+    return await (value if guard is None else inside(guard, value))
+
+
+def _function(host: Host, run: Run) -> tuple[Callable[[], Any], Guard | None]:
+    """What to call, and what surrounds it."""
     args, kwargs, *target = host.codec.decode(run.input)
     bound_to, _ = find_target(target[0] if target else None)
     bound = () if bound_to is None else (bound_to,)
     replacement = host.hooks.replacements.get(run.spec.name)
     if replacement is not None:
-        return replacement(*args, **kwargs)
-    with host.hooks.guard() if host.hooks.guard is not None else nullcontext():
-        return run.spec.fn(*bound, *args, **kwargs)
+        return partial(replacement, *args, **kwargs), None
+    return partial(run.spec.fn, *bound, *args, **kwargs), host.hooks.guard
 
 
 def _encode(host: Host, run: Run, value: object) -> Outcome:
@@ -147,8 +257,8 @@ def _encode(host: Host, run: Run, value: object) -> Outcome:
         raise SerializationError(error.path, error.reason, what) from error
 
 
-def _finish(host: Host, run: Run, outcome: Outcome) -> bool:
-    """Record the outcome; False if the run had ended otherwise."""
+def _finish(host: Host, run: Run, outcome: Outcome) -> Write[bool]:
+    """Record the outcome; gives False if the run had ended otherwise."""
     failed = outcome.kind == ERROR
 
     def write(tx: Tx) -> bool:
@@ -161,10 +271,10 @@ def _finish(host: Host, run: Run, outcome: Outcome) -> bool:
             now=host.clock.now(),
         )
 
-    return host.database.write(f"finish {run.name}", write)
+    return Write(f"finish {run.name}", write)
 
 
-def _leave_unfinished(host: Host, run: Run, error: BaseException) -> None:
+def _leave_unfinished(host: Host, run: Run, error: BaseException) -> Flow[None]:
     """Say in the file why the run does not go on, and stop the one that waits for it.
 
     Where the file or the engine is what failed, there is nothing to be said.
@@ -176,7 +286,7 @@ def _leave_unfinished(host: Host, run: Run, error: BaseException) -> None:
         return
     reason = f"interrupted by {type(error).__name__}; it goes on when an engine opens the file"
     try:
-        host.database.write(
+        yield Write(
             f"interrupt {run.name}",
             lambda tx: workflows.release(tx, run.seq, run.epoch, reason),
         )

@@ -12,6 +12,7 @@ from durable.clock import Thread
 from durable.errors import DurableError, EngineClosed
 from durable.runtime.file import File
 from durable.runtime.hooks import Hooks
+from durable.runtime.loops import LoopThread, OnLoop
 from durable.runtime.runs import Run, Runs
 from durable.runtime.timers import Timers
 from durable.store import workflows
@@ -30,6 +31,10 @@ class Host(File):
     session: int = 0
     on_start: Callable[[str], None] | None = None
     """Called with the id of a workflow that somebody wants to be taken up."""
+    loop: OnLoop | None = None
+    """Where its coroutines run, once there is one: the program's loop, or one of its own."""
+    loop_thread: LoopThread | None = None
+    loop_mutex: threading.Lock = field(default_factory=threading.Lock)
     stopping: bool = False
     blocked: dict[str, str] = field(default_factory=dict)
     """Unfinished workflows whose code or instance this program lacks: id and reason."""
@@ -122,6 +127,8 @@ class Host(File):
         """Tell a run to stop, and wake it if it waits."""
         run.stop(failure)
         self.waiting.notify([run.stop_key])
+        if run.loop is not None:
+            run.loop.post(run.cancel_tasks)
 
     def _stop_if_over(self, workflow_id: str) -> None:
         """Stop the runs that the file says are over; a later one of the same workflow goes on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,8 +11,13 @@ from random import Random
 from typing import Any
 
 from durable.clock import Clock
+from durable.runtime.loops import OnLoop
 from durable.runtime.registry import WorkflowSpec
 from durable.store.steps import Place, Record
+
+# So often in a row the event loop turns, while a run replays, without another record being asked
+# for, until it is clear that nobody will.
+TURNS_FOR_REPLAY = 10
 
 
 class Stopped(BaseException):
@@ -46,6 +52,14 @@ class Run:
     patches: dict[str, bool] = field(default_factory=dict)
     futures: list[Any] = field(default_factory=list)
     """The steps that it has submitted."""
+    beside: set[Any] = field(default_factory=set)
+    """What goes on beside its body: submitted steps, workers of a map, tasks."""
+    loop: OnLoop | None = None
+    """Where the body runs, if it is a coroutine."""
+    task: asyncio.Task[Any] | None = None
+    """What runs that body; other tasks of the run are in `beside`."""
+    cancelled: dict[Place, str] = field(default_factory=dict)
+    """Calls that were cancelled by the code of the body, to be recorded with its next write."""
 
     @cached_property
     def random(self) -> Random:
@@ -88,6 +102,20 @@ class Run:
         if self.stopping:
             raise Stopped(self.id)
 
+    def cancel_tasks(self) -> None:
+        """Interrupt what waits on the event loop, where this is called."""
+        for task in [self.task, *self.beside]:
+            if isinstance(task, asyncio.Task):
+                task.cancel()
+
+    async def let_replay_go_first(self) -> None:
+        """What is recorded comes to its end before anything new begins beside it."""
+        turns = TURNS_FOR_REPLAY
+        while self.records and turns:
+            left = len(self.records)
+            await asyncio.sleep(0)
+            turns = turns - 1 if len(self.records) == left else TURNS_FOR_REPLAY
+
 
 class Runs:
     """All runs of an engine, and whether there are any."""
@@ -98,6 +126,7 @@ class Runs:
         self._active: dict[str, list[Run]] = {}
         self._parked: dict[str, str] = {}
         self._tasks = 0
+        self._hurried = False
         self._failures: dict[str, BaseException] = {}
 
     def add(self, run: Run) -> None:
@@ -164,7 +193,15 @@ class Runs:
 
     def wait_idle(self, deadline: float | None) -> bool:
         """Wait until nothing is running or parked; False if the deadline came first."""
-        return self._wait(lambda: not (self._active or self._parked or self._tasks), deadline)
+        return self._wait(
+            lambda: self._hurried or not (self._active or self._parked or self._tasks), deadline
+        )
+
+    def hurry(self) -> None:
+        """Have `wait_idle` wait no longer."""
+        with self._changed:
+            self._hurried = True
+            self._changed.notify_all()
 
     def wait_stopped(self, patience: float) -> bool:
         """Wait until nothing is running, as long as one ends every `patience` seconds."""

@@ -11,19 +11,11 @@ from durable.checks import check_id, check_texts
 from durable.clock import optional_seconds
 from durable.errors import DurableError, SerializationError, WorkflowConflict
 from durable.runtime import execution, recovery
-from durable.runtime.checkpoint import (
-    Flow,
-    Read,
-    Write,
-    actor,
-    drive,
-    error_outcome,
-    settle,
-    value_outcome,
-)
+from durable.runtime.checkpoint import error_outcome, settle, value_outcome
 from durable.runtime.children import result
 from durable.runtime.context import Scope
 from durable.runtime.file import File
+from durable.runtime.flows import Flow, Read, Write, actor, drive
 from durable.runtime.host import Host
 from durable.runtime.registry import WorkflowSpec, registry, target_of
 from durable.runtime.runs import Run

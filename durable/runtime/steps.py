@@ -9,8 +9,9 @@ from typing import Any
 
 from durable.codec import encode_error, error_is_exact
 from durable.errors import SerializationError, WaitTimeout
-from durable.runtime.checkpoint import Call, Flow, Write, carried, error_outcome, pause, settle
+from durable.runtime.checkpoint import error_outcome, pause, settle
 from durable.runtime.context import Scope, StepCall, current_host, run_in_step
+from durable.runtime.flows import Call, Flow, Write, carried
 from durable.runtime.registry import StepSpec
 from durable.store import steps, streams, workflows
 from durable.store.database import Tx, is_of_the_file
@@ -100,7 +101,7 @@ def _try_body(
 ) -> Flow[tuple[Outcome | None, Exception | None]]:
     """The recorded outcome of one try, or the error that it ended in."""
     try:
-        value = yield Call(scope, step, body)
+        value = yield Call(scope, spec, step, body)
         _check_time(spec, scope.host.clock.now() - started_at)
         outcome = _encode(scope, step, value)
     except Exception as error:
@@ -175,7 +176,8 @@ def _postpone(
             attempt=step.attempt,
             error=text,
         )
-        workflows.set_waiting(tx, *scope.run.key, waits_for=None, wake_at=until)
+        if not scope.run.beside:  # else, others of the run may have something to do
+            workflows.set_waiting(tx, *scope.run.key, waits_for=None, wake_at=until)
 
     yield Write(f"retry {step.name}", write)
 
@@ -193,7 +195,7 @@ def _encode(scope: Scope, step: StepCall, value: object) -> Outcome:
 
 def _check_time(spec: StepSpec, elapsed: float) -> None:
     """A plain function cannot be stopped from outside: what comes too late counts as not come."""
-    if spec.timeout is not None and elapsed > spec.timeout:
+    if spec.timeout is not None and elapsed > spec.timeout and not spec.is_async:
         raise WaitTimeout(f"the result of step {spec.name!r}", spec.timeout)
 
 

@@ -1,9 +1,10 @@
 """One SQLite file behind two doors: `write` and `read`.
 
 One connection writes. Calls of `write` that arrive while a commit is being flushed share the next
-one (group commit): the thread that finds the connection free leads, runs every waiting function
-under a savepoint of its own, commits once and wakes the others. A lone caller leads itself, and
-pays no thread switch. Nothing else in durable begins or commits a transaction.
+one (group commit): the thread that finds the connection free leads, runs every waiting function,
+commits once and wakes the others. A lone caller leads itself, and pays no thread switch. Callers
+that must not wait, as those on an event loop, use `write_later`: a thread of its own leads for
+them. Nothing else in durable begins or commits a transaction.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
-from durable.clock import Clock
+from durable.clock import Clock, Thread
 from durable.errors import (
     CorruptFile,
     DurableError,
@@ -45,6 +46,10 @@ _log = logging.getLogger("durable")
 
 class DamagedRow(Exception):
     """A row has what durable never writes; those who wait get CorruptFile."""
+
+
+class _NotTogether(Exception):
+    """A request of a batch raised what no other thread may raise: the batch is run again."""
 
 
 class Observer(Protocol):
@@ -138,6 +143,77 @@ class _Request(Generic[T]):
         return cast(T, self.result)
 
 
+class _Later(_Request[T]):
+    """A call of `write_later`: no thread waits for it, so the writer leads in its place."""
+
+    __slots__ = ("on_done", "writer")
+
+    def __init__(
+        self,
+        label: str,
+        fn: Callable[[Tx], T],
+        tx: Tx,
+        on_done: Callable[[], None],
+        writer: _Writer,
+    ) -> None:
+        super().__init__(label, fn, tx)
+        self.on_done = on_done
+        self.writer = writer
+
+    def wake(self) -> None:
+        """Say that it is done, or have the writer lead."""
+        if self.done:
+            self.writer.outstanding.discard(self)
+            self.on_done()
+        else:
+            self.writer.call()
+
+
+class _Writer:
+    """A thread that leads for requests that have none; it is started by the first of them."""
+
+    def __init__(self, clock: Clock, turn: Callable[[], None]) -> None:
+        self.outstanding: set[_Later[Any]] = set()
+        self._clock = clock
+        self._turn = turn
+        self._condition = threading.Condition(threading.Lock())
+        self._called = False
+        self._ends = False
+        self._thread: Thread | None = None
+
+    def start(self) -> None:
+        """Begin, unless it has begun."""
+        with self._condition:
+            if self._thread is None:
+                self._thread = self._clock.spawn("durable writer", self._run)
+
+    def call(self) -> None:
+        """Have it take a turn."""
+        with self._condition:
+            self._called = True
+            self._condition.notify()
+
+    def end(self) -> None:
+        """End the thread, once nothing is outstanding."""
+        with self._condition:
+            self._ends = True
+            self._condition.notify()
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def _run(self) -> None:
+        while True:
+            # A leader that was interrupted on the main thread may have told nobody.
+            look_again = self._clock.now() + LOOK_FOR_LEADER_SECONDS if self.outstanding else None
+            with self._condition:
+                self._clock.wait(self._condition, lambda: self._called or self._ends, look_again)
+                if self._ends:
+                    return
+                self._called = False
+            self._turn()
+
+
 class Database:
     """The file at `path` (or ``:memory:``), open until `close`.
 
@@ -173,6 +249,7 @@ class Database:
         self.observer: Observer | None = None
         self._idle_lock = threading.Lock()
         self._idle = threading.Condition(self._idle_lock)
+        self._writer_thread = _Writer(clock, self._lead_for_others)
         self._readers: list[sqlite3.Connection] = []
         self._uri = _uri(path, create)
         check_file(path, create=create)
@@ -209,6 +286,22 @@ class Database:
         if self.observer is not None:
             self.observer.after(label)
         return request.outcome()
+
+    def write_later(
+        self, label: str, fn: Callable[[Tx], T], on_done: Callable[[], None]
+    ) -> Callable[[], T]:
+        """`write`, for callers that must not wait: `on_done` is called, on some thread, at its end.
+
+        What this returns then gives the result of `fn`, or raises its error. `on_done` is quick,
+        does not raise, and may be called twice.
+        """
+        self.check_process()
+        if self.observer is not None:
+            self.observer.before(label)
+        request = _Later(label, fn, Tx(self._writer), on_done, self._writer_thread)
+        self._enter(request)
+        self._writer_thread.start()
+        return request.outcome
 
     def read(self, fn: Callable[[Tx], T]) -> T:
         """What `fn` returns, run on a snapshot by a connection that cannot write."""
@@ -252,11 +345,15 @@ class Database:
                     f"{request.label!r} was called in the body of a transaction: what it writes "
                     "would need a commit of its own; call it in the workflow, or in another step"
                 )
-            if self._leader is not None:
+            first = self._leader is None
+            if isinstance(request, _Later):
+                self._writer_thread.outstanding.add(request)
+            elif not first:
                 request.condition = threading.Condition(request.lock)
             self._queue.append(request)
-            if request.condition is None:
+            if first:
                 self._leader = request
+                request.wake()
 
     def _follow(self, request: _Request[Any]) -> None:
         """Wait until the request is done, or it is its thread's turn to lead."""
@@ -274,6 +371,20 @@ class Database:
                 # Python's own Condition.wait, interrupted while it takes its lock back.
                 raise KeyboardInterrupt from error
             self._replace_leader()
+
+    def _lead_for_others(self) -> None:
+        """A turn of the writer: lead, if it is the turn of a request without a thread."""
+        self._replace_leader()
+        leader = self._leader
+        if isinstance(leader, _Later):
+            try:
+                self._lead()
+            except BaseException as error:  # what the body of a transaction raised
+                leader.error = error
+                leader.done = True
+                self._hand_over([leader])
+        for request in [each for each in self._writer_thread.outstanding if each.done]:
+            request.wake()
 
     def _lead(self) -> None:
         """Commit all that is queued, notify, and hand over to the first that came meanwhile."""
@@ -326,13 +437,20 @@ class Database:
         self._replace_leader()
         self.notify()
 
-    def _commit(self, batch: list[_Request[Any]]) -> None:
-        """Run the batch in one transaction; one by one where the file refused them together."""
+    def _commit(self, batch: list[_Request[Any]], *, careful: bool = False) -> None:
+        """Run the batch in one transaction.
+
+        If one of them fails, all are undone and run again, each under a savepoint (`careful`); and
+        one by one where the file itself refused them together.
+        """
         committing = False
         try:
             self._begin()
             for request in batch:
-                self._run(request, alone=len(batch) == 1)
+                if careful:
+                    self._run_under_savepoint(request)
+                else:
+                    self._run(request, alone=len(batch) == 1)
             if self._dead:
                 raise EngineClosed(f"{self.path} was abandoned")
             committing = True
@@ -340,11 +458,13 @@ class Database:
             self._mark_done(batch)
         except Exception as error:
             self._rollback()
-            if len(batch) > 1 and not isinstance(error, EngineClosed):
+            if len(batch) == 1 or isinstance(error, EngineClosed):
+                self._fail(batch, error)
+            elif not careful:
+                self._commit(batch, careful=True)
+            else:
                 for request in batch:
                     self._commit([request])
-            else:
-                self._fail(batch, error)
         except BaseException:
             # Ctrl-C on the leading thread. SQLite finishes a COMMIT that it began.
             if committing and not self._writer.in_transaction:
@@ -354,17 +474,24 @@ class Database:
             raise
 
     def _run(self, request: _Request[Any], *, alone: bool) -> None:
-        if alone:
+        try:
             self._apply(request)
-            return
+        except Exception:
+            raise
+        except BaseException as error:
+            if alone or _is_ctrl_c(error):
+                raise  # of this thread, whose request it may be
+            raise _NotTogether from error
+
+    def _run_under_savepoint(self, request: _Request[Any]) -> None:
         self._writer.execute("SAVEPOINT request")
         try:
             self._apply(request)
         except sqlite3.Error:
             raise  # the whole transaction may be gone: each is tried alone
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) and _on_main_thread():
-                raise  # of this thread, whose request it may be
+            if _is_ctrl_c(error):
+                raise
             request.error = self._explain(error)
             request.tx.touched.clear()
             self._writer.execute("ROLLBACK TO request")
@@ -530,6 +657,7 @@ class Database:
             with self._idle_lock:
                 self._clock.wait(self._idle, lambda: self._leader is None, look_again)
             self._replace_leader()
+        self._writer_thread.end()
         if self in _opened:
             _opened.remove(self)
         for connection in [*readers, self._writer]:
@@ -611,8 +739,10 @@ _OF_THE_FILE = (sqlite3.Error, UnicodeDecodeError, MemoryError, DamagedRow, Inde
 _OF_DAMAGED_ROWS = (*_OF_THE_FILE, ValueError, TypeError, LookupError, OverflowError)
 
 
-def _on_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
+def _is_ctrl_c(error: BaseException) -> bool:
+    """Whether it is the main thread that was interrupted, and not a request that raised."""
+    on_main_thread = threading.current_thread() is threading.main_thread()
+    return isinstance(error, KeyboardInterrupt) and on_main_thread
 
 
 def _uri(path: str, create: bool) -> str:

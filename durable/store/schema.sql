@@ -50,7 +50,7 @@ CREATE TABLE durable_step (
     lane        TEXT NOT NULL,               -- '' for the workflow itself, '4' for what step 4 runs beside it
     number      INTEGER NOT NULL CHECK (number > 0),
     name        TEXT NOT NULL,
-    outcome     TEXT CHECK (outcome IN ('value', 'error', 'timeout')),
+    outcome     TEXT CHECK (outcome IN ('value', 'error', 'timeout', 'cancelled')),
     value       TEXT,
     attempt     INTEGER NOT NULL DEFAULT 1,
     until_at    REAL,

@@ -8,7 +8,7 @@ from typing import Any
 from durable.store.database import Tx
 from durable.store.workflows import RunIsOver
 
-VALUE, ERROR, TIMEOUT = "value", "error", "timeout"
+VALUE, ERROR, TIMEOUT, CANCELLED = "value", "error", "timeout", "cancelled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ NOWHERE = Place("", 0)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a step ended: VALUE, ERROR or TIMEOUT, with the recorded text of the first two."""
+    """How a step ended: VALUE or ERROR, with the recorded text, TIMEOUT or CANCELLED."""
 
     kind: str
     text: str | None = None
@@ -141,6 +141,31 @@ def postpone(
             "attempt": attempt,
             "until_at": until_at,
             "started_at": started_at,
+        },
+    )
+    if cursor.rowcount != 1:
+        raise RunIsOver
+
+
+def cancel(tx: Tx, run: tuple[int, int], place: Place, name: str, *, now: float) -> None:
+    """Record that the code of the workflow cancelled the call, whatever had come of it."""
+    cursor = tx.execute(
+        """
+        INSERT INTO durable_step
+               (workflow, lane, number, name, outcome, started_at, finished_at)
+        SELECT seq, :lane, :number, :name, 'cancelled', :now, :now
+          FROM durable_workflow
+         WHERE seq = :seq AND epoch = :epoch
+            ON CONFLICT (workflow, lane, number) DO UPDATE
+           SET outcome = 'cancelled', value = NULL, until_at = NULL, finished_at = :now
+        """,
+        {
+            "seq": run[0],
+            "epoch": run[1],
+            "lane": place.lane,
+            "number": place.number,
+            "name": name,
+            "now": now,
         },
     )
     if cursor.rowcount != 1:

@@ -20,6 +20,7 @@ from types import FrameType
 
 from durable.clock import as_datetime, moment
 from durable.errors import InvalidArgument
+from durable.testing.loops import VirtualLoop
 from durable.testing.places import program_line
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -170,6 +171,10 @@ class VirtualClock:
         self._members.append(member)
         thread.start()
         return VirtualThread(self, member, thread)
+
+    def event_loop(self) -> VirtualLoop:
+        """A loop for coroutines, whose time is the clock's."""
+        return VirtualLoop(self)
 
     def switch(self) -> None:
         """A place where another thread may go on first; the seed decides."""

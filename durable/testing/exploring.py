@@ -8,6 +8,7 @@ sent before the crash is not sent a second time.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import threading
 import time
@@ -176,6 +177,14 @@ def _describe(places: Iterable[Place], labels: list[list[str]]) -> str:
     )
 
 
+def _caller() -> object:
+    """Who writes: a task, where an event loop runs, or a thread."""
+    try:
+        return asyncio.current_task() or threading.get_ident()
+    except RuntimeError:
+        return threading.get_ident()
+
+
 class _Life:
     """Observes the writes of one engine in the place of its journal; it may die at one of them."""
 
@@ -183,7 +192,7 @@ class _Life:
         self._engine = engine
         self._journal = engine.journal
         self._place = place
-        self._number_of: dict[int, int] = {}
+        self._number_of: dict[object, int] = {}
         self.labels: list[str] = []
         self.death: str | None = None
 
@@ -193,7 +202,7 @@ class _Life:
         if self.death is not None:
             self._stop()
         self.labels.append(label)
-        self._number_of[threading.get_ident()] = len(self.labels)
+        self._number_of[_caller()] = len(self.labels)
         if len(self.labels) > MOST_WRITES:
             self._die(ENDLESS)
         self._die_at("before")
@@ -205,7 +214,7 @@ class _Life:
         self._journal.switch()
 
     def _die_at(self, when: str) -> None:
-        number = self._number_of[threading.get_ident()]
+        number = self._number_of[_caller()]
         if self._place == Place(number, when) and self.death is None:
             self._die(f"died {when} {self.labels[number - 1]!r}")
 

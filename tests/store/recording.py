@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import sys
 import threading
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 import durable
-from durable import Client, Engine, Retry, step, transaction, workflow
+from durable import Client, Engine, Retry, aio, step, transaction, workflow
 from durable.store import database
 from tests.support import PATIENCE, Gate, dying
 
@@ -156,6 +157,15 @@ def reads(workflow_id: str) -> int:
 
 
 @workflow
+async def gives_up() -> None:
+    """Cancels a call, which is recorded with the next one."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await aio.recv("nothing")
+    await aio.set_event("gave up", True)
+
+
+@workflow
 def fails() -> None:
     raise ValueError("no")
 
@@ -227,6 +237,7 @@ def rich_session(path: str) -> None:
         assert engine.start(reads, streaming.id).result(PATIENCE) == 2
         assert list(client.handle(streaming.id).stream("s", live=True))
         streaming.fork(step=4).result(PATIENCE)
+        engine.run(gives_up)
         failed = engine.start(fails)
         with pytest.raises(ValueError, match="no"):
             failed.result(PATIENCE)

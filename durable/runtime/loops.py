@@ -1,0 +1,164 @@
+"""Event loops: what other threads want done there, and the loop that an engine has for itself."""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import AbstractContextManager, suppress
+from functools import partial
+from typing import Any, TypeVar
+
+from durable.clock import Clock, Thread
+
+T = TypeVar("T")
+
+# So many things are done at once before the loop looks after its other tasks.
+ACTIONS_AT_ONCE = 64
+
+
+class OnLoop:
+    """What other threads want done on one event loop; one wake-up serves many of them."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._actions: deque[Callable[[], None]] = deque()
+        self._called = False
+
+    def post(self, action: Callable[[], None]) -> None:
+        """Have `action`, which must be quick and not raise, called on the loop soon."""
+        self._actions.append(action)
+        if not self._called:
+            self._called = True
+            with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
+                self.loop.call_soon_threadsafe(self._act)
+
+    def _act(self) -> None:
+        self._called = False
+        for _ in range(ACTIONS_AT_ONCE):
+            if not self._actions:
+                return
+            self._actions.popleft()()
+        self._called = True
+        self.loop.call_soon(self._act)
+
+    def signal(self) -> Signal:
+        """Something that one coroutine waits for, and any thread gives."""
+        return Signal(self)
+
+    async def run_beside(
+        self, spawn: Callable[[Callable[[], None]], None], fn: Callable[[], T]
+    ) -> T:
+        """What `fn` returns, run on a thread that `spawn` starts, while the loop goes on."""
+        signal = self.signal()
+        outcome: list[Any] = []
+
+        def run() -> None:
+            try:
+                outcome[:] = [fn(), None]
+            except BaseException as error:
+                outcome[:] = [None, error]
+            signal.give()
+
+        spawn(run)
+        await signal.wait()
+        value, error = outcome
+        if error is not None:
+            raise error
+        return value  # type: ignore[no-any-return]
+
+
+class Signal:
+    """Given once, by any thread; waited for by one coroutine."""
+
+    def __init__(self, on_loop: OnLoop) -> None:
+        self._on_loop = on_loop
+        self._given = False
+        self._future: asyncio.Future[None] | None = None
+
+    def give(self) -> None:
+        """Let the one who waits go on; may be called twice."""
+        self._on_loop.post(self._release)
+
+    def _release(self) -> None:
+        self._given = True
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    async def wait(self) -> None:
+        """Wait until it is given."""
+        if not self._given:
+            self._future = self._on_loop.loop.create_future()
+            await self._future
+
+    async def wait_through(self) -> asyncio.CancelledError | None:
+        """Wait until it is given, also if the task is cancelled meanwhile: then say so."""
+        interrupted = None
+        while not self._given:
+            try:
+                await self.wait()
+            except asyncio.CancelledError as error:
+                interrupted = error
+        return interrupted
+
+
+class LoopThread:
+    """An event loop on a thread of its own."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.loop = clock.event_loop()
+        self._ends = False
+        self._thread: Thread = clock.spawn("durable loop", self._run)
+
+    def close(self, patience: float) -> None:
+        """End the loop and its tasks; a coroutine that does not end is left to itself."""
+        self._ends = True
+        with suppress(RuntimeError):  # it is closed already
+            self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(patience)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        try:
+            while not self._ends:
+                # What a task raises to end the program is for whoever waits for the task.
+                with suppress(KeyboardInterrupt, SystemExit):
+                    self.loop.run_forever()
+            self._cancel_all()
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        finally:
+            asyncio.set_event_loop(None)
+            self.loop.close()
+
+    def _cancel_all(self) -> None:
+        tasks = asyncio.all_tasks(self.loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            self.loop.run_until_complete(asyncio.wait(tasks))
+
+
+async def inside(guard: Callable[[], AbstractContextManager[None]], coroutine: Any) -> Any:
+    """What the coroutine returns, which is inside `guard()` whenever it runs."""
+    return await _resumed_inside(guard, coroutine)
+
+
+@types.coroutine
+def _resumed_inside(
+    guard: Callable[[], AbstractContextManager[None]], coroutine: Coroutine[Any, Any, Any]
+) -> Generator[Any, Any, Any]:
+    resume: Callable[[], Any] = partial(coroutine.send, None)
+    while True:
+        try:
+            with guard():
+                awaited = resume()
+        except StopIteration as done:
+            return done.value
+        try:
+            resume = partial(coroutine.send, (yield awaited))
+        except GeneratorExit:
+            coroutine.close()
+            raise
+        except BaseException as error:
+            resume = partial(coroutine.throw, error)
