@@ -16,7 +16,7 @@ PACKAGE = Path(durable.__file__).parent
 
 # From the ground up. A module may import those of its own level and of the levels below.
 LEVELS = [
-    {"errors", "checks", "records", "clock", "retry", "names", "codec", "cron"},
+    {"errors", "checks", "records", "clock", "retry", "names", "codec", "cron", "zones"},
     {"store"},
     {"runtime"},
     {"handle", "client", "ops", "declare", "engine", "aio", ""},
