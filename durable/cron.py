@@ -226,16 +226,14 @@ def parse_cron(text: str) -> Cron:
     given = " ".join(check_text(text, "the expression of a schedule").split())
     written = _write_out(given)
     parts = [(found.start(), found[0]) for found in re.finditer(r"\S+", written)]
-    if len(parts) == 5:
-        fields, seconds = _FIELDS, (0,)
-    elif len(parts) == 6:
-        fields, (start, part) = _FIELDS, parts.pop(0)
-        seconds = _read(written, _SECOND, start, part)
-    else:
+    seconds: tuple[int, ...] = (0,)
+    if len(parts) == 6:
+        seconds = _read(written, _SECOND, *parts.pop(0))
+    elif len(parts) != 5:
         raise InvalidCron(written, None, f"it has {len(parts)} fields", None, _SHAPE)
     minutes, hours, days, months, weekdays = (
         _read(written, field, start, part)
-        for field, (start, part) in zip(fields, parts, strict=True)
+        for field, (start, part) in zip(_FIELDS, parts, strict=True)
     )
     minute, hour, day, _, weekday = (part for _, part in parts)
     names_hours = not hour.startswith("*") and len(hours) < 24

@@ -2,6 +2,7 @@
 
     DurableError
     ├── InvalidArgument         (also ValueError)  an id, span, moment or function of no use
+    │   └── InvalidCron         a cron expression that cannot be understood
     ├── DuplicateName           two different functions declared under one name
     ├── SerializationError      (also TypeError)  a value that would not come back as it was
     ├── RemoteError             stands for a recorded exception whose class is gone
