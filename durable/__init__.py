@@ -55,9 +55,19 @@ from durable.ops import (
     wait,
     write_stream,
 )
-from durable.records import Cancellation, Current, Status, Step, StreamValue, Waited, Workflow
+from durable.records import (
+    Cancellation,
+    Current,
+    Schedule,
+    Status,
+    Step,
+    StreamValue,
+    Waited,
+    Workflow,
+)
 from durable.retry import Retry
 from durable.runtime.parallel import Future
+from durable.scheduling import schedule
 
 __all__ = [
     "AlreadyRunning",
@@ -86,6 +96,7 @@ __all__ = [
     "ReadOnlyFile",
     "RemoteError",
     "Retry",
+    "Schedule",
     "ScheduleNotFound",
     "SerializationError",
     "Status",
@@ -113,6 +124,7 @@ __all__ = [
     "recv",
     "register",
     "run_step",
+    "schedule",
     "send",
     "set_event",
     "sleep",

@@ -19,7 +19,7 @@ LEVELS = [
     {"errors", "checks", "records", "clock", "retry", "names", "codec", "cron", "zones"},
     {"store"},
     {"runtime"},
-    {"handle", "client", "ops", "declare", "engine", "aio", ""},
+    {"handle", "client", "ops", "declare", "scheduling", "engine", "aio", ""},
     {"cli", "dashboard", "testing", "dbos"},
 ]
 
