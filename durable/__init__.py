@@ -15,6 +15,7 @@ from durable.errors import (
     EngineClosed,
     EventNotSet,
     InvalidArgument,
+    InvalidCron,
     NewerSchema,
     NoEngine,
     NonDeterminism,
@@ -23,6 +24,7 @@ from durable.errors import (
     NotInWorkflow,
     ReadOnlyFile,
     RemoteError,
+    ScheduleNotFound,
     SerializationError,
     StorageError,
     StorageFull,
@@ -53,9 +55,19 @@ from durable.ops import (
     wait,
     write_stream,
 )
-from durable.records import Cancellation, Current, Status, Step, StreamValue, Waited, Workflow
+from durable.records import (
+    Cancellation,
+    Current,
+    Schedule,
+    Status,
+    Step,
+    StreamValue,
+    Waited,
+    Workflow,
+)
 from durable.retry import Retry
 from durable.runtime.parallel import Future
+from durable.scheduling import schedule
 
 __all__ = [
     "AlreadyRunning",
@@ -71,6 +83,7 @@ __all__ = [
     "Future",
     "Handle",
     "InvalidArgument",
+    "InvalidCron",
     "JsonCodec",
     "NewerSchema",
     "NoEngine",
@@ -83,6 +96,8 @@ __all__ = [
     "ReadOnlyFile",
     "RemoteError",
     "Retry",
+    "Schedule",
+    "ScheduleNotFound",
     "SerializationError",
     "Status",
     "Step",
@@ -109,6 +124,7 @@ __all__ = [
     "recv",
     "register",
     "run_step",
+    "schedule",
     "send",
     "set_event",
     "sleep",

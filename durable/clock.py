@@ -52,8 +52,12 @@ class Clock(Protocol):
         Whoever makes `ready` true holds `condition` while doing so and notifies it.
         """
 
-    def spawn(self, name: str, target: Callable[[], None]) -> Thread:
-        """Run `target` in a new thread called `name` that does not keep the process alive."""
+    def spawn(self, name: str, target: Callable[[], None], *, background: bool = False) -> Thread:
+        """Run `target` in a new thread called `name` that does not keep the process alive.
+
+        What a `background` thread waits for is nothing that the program waits for: a clock that
+        jumps does not jump on its account alone. Only schedules ask for one.
+        """
 
     def event_loop(self) -> asyncio.AbstractEventLoop:
         """A new event loop whose time is this clock's, to be run in a thread that it spawned."""
@@ -82,7 +86,7 @@ class SystemClock:
             condition.wait(min(remaining, LOOK_AGAIN))
         return True
 
-    def spawn(self, name: str, target: Callable[[], None]) -> Thread:
+    def spawn(self, name: str, target: Callable[[], None], *, background: bool = False) -> Thread:
         """Start a daemon thread: a program that forgets to close its engine can still end."""
         thread = threading.Thread(target=target, name=name, daemon=True)
         thread.start()

@@ -27,6 +27,7 @@ from durable.runtime.hooks import Hooks
 from durable.runtime.host import Host, log
 from durable.runtime.registry import registry
 from durable.runtime.runs import Runs
+from durable.runtime.schedules import Scheduler
 from durable.runtime.timers import Timers
 from durable.runtime.waiting import Waiting
 from durable.runtime.watcher import Watcher
@@ -50,8 +51,9 @@ class Engine(Client):
     `synchronous`: with ``"full"`` a power cut loses nothing that was recorded; with ``"normal"`` a
     process crash loses nothing, and a power cut at most the last moments. `recover`: ``"auto"``
     takes up all unfinished workflows when it opens, ``"manual"`` waits for `recover`, a predicate
-    on `Workflow` chooses. `version` is kept with each run that begins. ``":memory:"`` is a file
-    that is gone when the engine closes.
+    on `Workflow` chooses. `version` is kept with each run that begins. With ``schedules=False``
+    no moment of a schedule begins a run. ``":memory:"`` is a file that is gone when the engine
+    closes.
 
         with Engine("shop.db") as engine:
             handle = engine.start(checkout, "17")
@@ -68,6 +70,7 @@ class Engine(Client):
         synchronous: Literal["full", "normal"] = "full",
         recover: Recover = "auto",
         version: str | None = None,
+        schedules: bool = True,
         codec: Codec | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -80,6 +83,8 @@ class Engine(Client):
         self._synchronous = synchronous
         self._recover = recover
         self._version = version
+        self._fires = bool(schedules)
+        self._scheduler: Scheduler
         self._hooks = Hooks()
         self._host: Host | None = None
         self._watcher: Watcher | None = None
@@ -139,6 +144,7 @@ class Engine(Client):
         _engines.append(self)
         if self._recover != "manual":
             self._sweep_in_background(host)
+        self._scheduler.start()
         return self
 
     def _open_host(self) -> Host:
@@ -164,6 +170,8 @@ class Engine(Client):
         try:
             watcher = Watcher(host) if self._path != MEMORY and clock.real else None
             host.session = database.write("open", self._open_session)
+            self._scheduler = Scheduler(host, fires=self._fires)
+            self._scheduler.declare()
             if watcher is not None:
                 watcher.start()
         except BaseException:
@@ -198,6 +206,8 @@ class Engine(Client):
         host = self._host
         if host is not None and host.blocked:
             host.spawn_task("durable recovery", partial(recovery.retry_blocked, host))
+        if host is not None:
+            self._scheduler.declared()
 
     # ------------------------------------------------------------------ running
 

@@ -16,10 +16,10 @@ PACKAGE = Path(durable.__file__).parent
 
 # From the ground up. A module may import those of its own level and of the levels below.
 LEVELS = [
-    {"errors", "checks", "records", "clock", "retry", "names", "codec", "cron"},
+    {"errors", "checks", "records", "clock", "retry", "names", "codec", "cron", "zones"},
     {"store"},
     {"runtime"},
-    {"handle", "client", "ops", "declare", "engine", "aio", ""},
+    {"handle", "client", "ops", "declare", "scheduling", "engine", "aio", ""},
     {"cli", "dashboard", "testing", "dbos"},
 ]
 

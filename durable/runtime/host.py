@@ -68,7 +68,7 @@ class Host(File):
             "and what was unfinished goes on"
         )
 
-    def spawn(self, name: str, target: Callable[[], None]) -> None:
+    def spawn(self, name: str, target: Callable[[], None], *, background: bool = False) -> None:
         """Run `target` on a thread that `close` waits for; an error in it is logged, not lost."""
 
         def guarded() -> None:
@@ -81,11 +81,12 @@ class Host(File):
                 expected = isinstance(error, DurableError)
                 log.error("%s: %s", name, error, exc_info=None if expected else error)
 
+        options = {"background": True} if background else {}
         with self._threads_mutex:
             if len(self._threads) >= self._prune_at:
                 self._threads = [thread for thread in self._threads if thread.is_alive()]
                 self._prune_at = 2 * len(self._threads) + 64
-            self._threads.append(self.clock.spawn(name, guarded))
+            self._threads.append(self.clock.spawn(name, guarded, **options))
 
     def spawn_task(self, name: str, target: Callable[[], None]) -> None:
         """`spawn`, for what may make runs begin: the engine is not idle until it has ended."""

@@ -1,4 +1,4 @@
-"""What the program has declared: workflows and steps by name, and instances by key."""
+"""What the program has declared: workflows, steps and schedules by name, instances by key."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import inspect
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import tzinfo
 from functools import cached_property
 from typing import Any
 
+from durable.cron import Cron
 from durable.errors import DuplicateName, InvalidArgument
 from durable.names import find_class, module_name, qualified_name
 from durable.retry import Retry
@@ -59,6 +61,22 @@ class StepSpec:
         return inspect.iscoroutinefunction(self.fn)
 
 
+@dataclass(frozen=True, eq=False)
+class ScheduleSpec:
+    """A declared schedule: a workflow to be run at the moments of an expression in a zone."""
+
+    name: str
+    workflow: WorkflowSpec
+    cron: Cron
+    tz: str
+    zone: tzinfo
+    missed: str
+
+    def is_again(self, other: ScheduleSpec) -> bool:
+        """Whether the other says the same of the same declaration: a notebook cell run twice."""
+        return (self.workflow, self.cron, self.tz) == (other.workflow, other.cron, other.tz)
+
+
 Spec = WorkflowSpec | StepSpec
 
 
@@ -70,6 +88,7 @@ class Registry:
         self._workflows: dict[str, WorkflowSpec] = {}
         self._steps: dict[str, StepSpec] = {}
         self._instances: dict[tuple[str, str], Any] = {}
+        self._schedules: dict[str, ScheduleSpec] = {}
         self._listeners: list[Callable[[], None]] = []
 
     def add_workflow(self, spec: WorkflowSpec) -> None:
@@ -91,6 +110,27 @@ class Registry:
         """The workflow of that name or alias."""
         return self._workflows.get(name)
 
+    def add_schedule(self, spec: ScheduleSpec) -> None:
+        """Make the schedule known; DuplicateName if another one has its name.
+
+        Those of an earlier declaration of the workflow, before a reload, are forgotten.
+        """
+        own = spec.workflow
+        with self._mutex:
+            for name, other in list(self._schedules.items()):
+                if other.workflow.name == own.name and other.workflow is not own:
+                    del self._schedules[name]
+            known = self._schedules.get(spec.name)
+            if known is not None and not known.is_again(spec):
+                raise DuplicateName(spec.name, _where(known.workflow.fn), _where(own.fn))
+            self._schedules[spec.name] = spec
+        self._tell()
+
+    def schedules(self) -> dict[str, ScheduleSpec]:
+        """All schedules, by name."""
+        with self._mutex:
+            return dict(self._schedules)
+
     def add_instance(self, instance: Any) -> None:
         """Make the instance known under its class and its `durable_key`."""
         key = (qualified_name(type(instance)), durable_key(instance))
@@ -105,7 +145,7 @@ class Registry:
         return self._instances.get((class_name, key))
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """Have `listener` called after each workflow or instance that becomes known."""
+        """Have `listener` called after each workflow, schedule or instance that becomes known."""
         self._listeners.append(listener)
 
     def unlisten(self, listener: Callable[[], None]) -> None:

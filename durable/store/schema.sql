@@ -125,14 +125,18 @@ CREATE TABLE durable_queue (
     CHECK ((rate_limit IS NULL) = (rate_per IS NULL))
 ) STRICT, WITHOUT ROWID;
 
+-- A schedule that a program has declared. Its moments up to `passed_at` are decided: run or skipped.
 CREATE TABLE durable_schedule (
-    name     TEXT PRIMARY KEY CHECK (name <> ''),
-    workflow TEXT NOT NULL,
-    cron     TEXT NOT NULL,
-    tz       TEXT NOT NULL,
-    missed   TEXT NOT NULL CHECK (missed IN ('skip', 'latest', 'all')),
-    paused   INTEGER NOT NULL DEFAULT 0 CHECK (paused IN (0, 1)),
-    last_at  REAL
+    name      TEXT PRIMARY KEY CHECK (name <> ''),
+    workflow  TEXT NOT NULL CHECK (workflow <> ''),
+    cron      TEXT NOT NULL,
+    tz        TEXT NOT NULL,
+    missed    TEXT NOT NULL CHECK (missed IN ('skip', 'latest', 'all')),
+    timeout   REAL CHECK (timeout >= 0),     -- of the workflow
+    paused    INTEGER NOT NULL DEFAULT 0 CHECK (paused IN (0, 1)),
+    passed_at REAL NOT NULL,
+    last_at   REAL,                          -- the last moment that it began a run for
+    session   INTEGER NOT NULL               -- the last durable_session that declared it
 ) STRICT, WITHOUT ROWID;
 
 -- An engine that opened the file; `closed_at` is null while it runs and for good if it died.

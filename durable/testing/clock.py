@@ -72,6 +72,7 @@ class _Member:
 
     name: str
     waits: _Wait | None = None
+    background: bool = False
     away: bool = False
     ended: bool = False
     deadlock: str | None = None
@@ -150,9 +151,11 @@ class VirtualClock:
             self._wait_once(me, _Wait(condition, ready, deadline))
         return True
 
-    def spawn(self, name: str, target: Callable[[], None]) -> VirtualThread:
+    def spawn(
+        self, name: str, target: Callable[[], None], *, background: bool = False
+    ) -> VirtualThread:
         """A thread that begins when it is its turn."""
-        member = _Member(name)
+        member = _Member(name, background=background)
 
         def run() -> None:
             self._local.member = member
@@ -200,6 +203,19 @@ class VirtualClock:
             raise InvalidArgument(f"time cannot be turned back, and {span} s are negative")
         until = self._now + span
         self._let_go_on(_Wait(threading.Condition(), lambda: False, until))
+        self.settle()
+
+    def set(self, to: datetime) -> None:
+        """Set the clock forward or back, as a person does, and as a laptop's sleep does.
+
+        Nothing runs in between, as it does in `advance`; then what is late by now goes on.
+
+            clock.set(clock.moment + timedelta(hours=8))
+        """
+        now = moment(to, "what a clock is set to")
+        if self._me() is not self._owner:
+            raise _not_the_owner()
+        self._now = now
         self.settle()
 
     def settle(self) -> None:
@@ -259,9 +275,7 @@ class VirtualClock:
 
     def _let_go_on(self, wait: _Wait) -> None:
         if self._me() is not self._owner:
-            raise InvalidArgument(
-                "only the thread that made the clock drives it, and never from inside a workflow"
-            )
+            raise _not_the_owner()
         with wait.condition:
             self._wait_once(self._owner, wait)
 
@@ -376,15 +390,16 @@ class VirtualClock:
         ]
 
     def _jump(self) -> bool:
-        """Go to the next deadline; False if there is none."""
+        """Go to the next deadline; False if there is none but of threads in the background."""
         deadlines = [
-            each.waits.deadline
+            (each.waits.deadline, each.background)
             for each in self._members
             if each.waits is not None and each.waits.deadline is not None
         ]
-        if deadlines:
-            self._now = max(self._now, min(deadlines))
-        return bool(deadlines)
+        if all(background for _, background in deadlines):
+            return False
+        self._now = max(self._now, min(deadlines)[0])
+        return True
 
     def _end(self, member: _Member) -> None:
         with self._mutex:
@@ -423,6 +438,12 @@ class VirtualClock:
         if member.waits.deadline is None:
             return f"waits{at}"
         return f"waits until {show_moment(member.waits.deadline)}{at}"
+
+
+def _not_the_owner() -> InvalidArgument:
+    return InvalidArgument(
+        "only the thread that made the clock drives it, and never from inside a workflow"
+    )
 
 
 def _at(frame: FrameType | None) -> str:

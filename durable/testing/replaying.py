@@ -54,7 +54,14 @@ def replay(
     with tempfile.TemporaryDirectory(prefix="durable-") as folder:
         copy = str(Path(folder) / "copy.db")
         _copy(check_path(source), copy)
-        engine = Engine(copy, recover="manual", synchronous="normal", codec=codec, clock=_NoTime())
+        engine = Engine(
+            copy,
+            recover="manual",
+            synchronous="normal",
+            codec=codec,
+            clock=_NoTime(),
+            schedules=False,
+        )
         engine._hooks.replay_only = True
         try:
             host = engine.open()._open_engine()
@@ -71,7 +78,7 @@ class _NoTime(SystemClock):
 
     real = False
 
-    def spawn(self, name: str, target: Callable[[], None]) -> Thread:
+    def spawn(self, name: str, target: Callable[[], None], *, background: bool = False) -> Thread:
         """A submitted step that was under way stops nobody but who waits for it."""
         scope = find_scope(name)
         target()

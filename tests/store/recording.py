@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 import durable
 from durable import Client, Engine, Retry, aio, step, transaction, workflow
 from durable.store import database
-from tests.support import PATIENCE, Gate, dying
+from tests.support import PATIENCE, Gate, dying, until
 
 STORE = Path(database.__file__).parent
 
@@ -209,6 +210,28 @@ def family(name: str) -> None:
     durable.recv("never")
 
 
+def _schedule(engine: Engine, client: Client) -> None:
+    """Declare a schedule, let it run and be missed, and do all that can be done to it."""
+
+    @durable.schedule("@yearly", missed="skip", name="yearly")
+    @workflow(name="yearly")
+    def yearly(moment: datetime) -> int:
+        return moment.year
+
+    until(client.schedules)
+    after = client.schedules()[0].next_at
+    assert after is not None
+    engine._scheduler.turn(after.timestamp())
+    engine._scheduler.turn(after.timestamp() + 400 * 86_400)
+    with suppress(durable.ScheduleNotFound):
+        client.pause_schedule("daily")
+    client.pause_schedule("yearly")
+    client.resume_schedule("yearly")
+    assert client.trigger("yearly").result(PATIENCE)
+    before = datetime.now(UTC)
+    assert client.backfill("yearly", before - timedelta(days=400), before)[0].result(PATIENCE)
+
+
 def rich_session(path: str) -> None:
     """Two engines one after the other, the first of which dies, and a client beside them."""
     _gates.update(dead=Gate(), cancelled=Gate(), poison=Gate())
@@ -252,6 +275,7 @@ def rich_session(path: str) -> None:
         assert client.event("top", "winner") == client.events("top")["winner"]
         assert client.workflows(status="SUCCESS", name=top.info().name, limit=10)
         client.handle("top").steps()
+        _schedule(engine, client)
         engine.recover()
         assert engine._watcher is not None
         engine._watcher.forget()
