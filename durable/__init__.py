@@ -5,11 +5,13 @@ Decorate functions as workflows and steps, and open an `Engine`. See the README 
 
 from durable.client import Client
 from durable.codec import JsonCodec, Opaque, PickleCodec
+from durable.debounce import Debouncer
 from durable.declare import map, register, run_step, step, transaction, workflow  # noqa: A004
 from durable.engine import Engine
 from durable.errors import (
     AlreadyRunning,
     CorruptFile,
+    Deduplicated,
     DuplicateName,
     DurableError,
     EngineClosed,
@@ -21,6 +23,7 @@ from durable.errors import (
     NotADurableFile,
     NotAllowedHere,
     NotInWorkflow,
+    QueueNotFound,
     ReadOnlyFile,
     RemoteError,
     SerializationError,
@@ -53,6 +56,7 @@ from durable.ops import (
     wait,
     write_stream,
 )
+from durable.queues import Queue, Rate
 from durable.records import Cancellation, Current, Status, Step, StreamValue, Waited, Workflow
 from durable.retry import Retry
 from durable.runtime.parallel import Future
@@ -63,6 +67,8 @@ __all__ = [
     "Client",
     "CorruptFile",
     "Current",
+    "Debouncer",
+    "Deduplicated",
     "DuplicateName",
     "DurableError",
     "Engine",
@@ -80,6 +86,9 @@ __all__ = [
     "NotInWorkflow",
     "Opaque",
     "PickleCodec",
+    "Queue",
+    "QueueNotFound",
+    "Rate",
     "ReadOnlyFile",
     "RemoteError",
     "Retry",

@@ -15,12 +15,13 @@ from durable.clock import optional_seconds
 from durable.errors import InvalidArgument
 from durable.handle import Handle
 from durable.names import callable_name, qualified_name
+from durable.queues import Queue, name_of
 from durable.retry import Retry
 from durable.runtime import parallel, starting, steps
 from durable.runtime.context import Scope, body_scope, current_host, find_scope
 from durable.runtime.host import Host
 from durable.runtime.parallel import Future
-from durable.runtime.registry import StepSpec, WorkflowSpec, registry
+from durable.runtime.registry import StepSpec, WorkflowSpec, around_step, registry
 from durable.runtime.starting import Invocation, Options, make_options
 
 P = ParamSpec("P")
@@ -70,6 +71,11 @@ class WorkflowFunction(Generic[P, R]):
         *,
         id: str | None = None,  # noqa: A002
         timeout: float | timedelta | None = None,
+        queue: Queue | str | None = None,
+        priority: int | None = None,
+        dedup: str | None = None,
+        partition: str | None = None,
+        delay: float | timedelta | None = None,
         tags: Iterable[str] | None = None,
     ) -> WorkflowFunction[P, R]:
         """The same function with options for the runs that it starts.
@@ -77,9 +83,31 @@ class WorkflowFunction(Generic[P, R]):
         `id`: the run's own, of printable characters; if there is one already, starting attaches to
         it, and takes it up if it is unfinished and in nobody's hands. `timeout`: seconds from the
         start of the run until it is stopped as CANCELLED. `tags`: texts to find it by.
+
+        `queue`, or its name: the run starts when it is its turn there. `priority`: the lower comes
+        first, and none before any. `dedup`: Deduplicated if a run waits or runs in the queue under
+        the same text. `partition`: of a queue that is partitioned. `delay`: seconds during which it
+        does not start, with a queue or without.
         """
-        options = make_options(id, timeout, tags)
+        options = make_options(id, timeout, tags, name_of(queue), priority, dedup, partition, delay)
         return WorkflowFunction(self._spec, self._bound_to, options)
+
+    def _start_in(self, queue: str, /, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+        """Start it in a queue, with the options that it has."""
+        if self._options.queue not in (None, queue):
+            raise InvalidArgument(
+                f"queue {queue!r} was given a workflow with options(queue={self._options.queue!r})"
+            )
+        options = replace(self._options, queue=queue)
+        there: WorkflowFunction[P, R] = WorkflowFunction(self._spec, self._bound_to, options)
+        return there.start(*args, **kwargs)
+
+    def _with_delay(self, delay: float) -> WorkflowFunction[P, R]:
+        """The same function for a Debouncer, which says itself what the run's id and delay are."""
+        for name in ("id", "dedup", "delay"):
+            if getattr(self._options, name) is not None:
+                raise InvalidArgument(f"a Debouncer takes a workflow without options({name}=…)")
+        return WorkflowFunction(self._spec, self._bound_to, replace(self._options, delay=delay))
 
     def _run_on(self, host: Host, *args: P.args, **kwargs: P.kwargs) -> R:
         result: R = starting.run_here(host, self._scope(), self._invocation(args, kwargs))
@@ -153,6 +181,16 @@ class StepFunction(Generic[P, R]):
         """
         return parallel.submit(body_scope(f"{self.name}.submit"), self._spec, args, kwargs)
 
+    def _start_in(self, queue: str, /, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+        """Start it in a queue, as a workflow that is nothing but this step."""
+        host = current_host(f"queue {queue!r}")
+        name = f"queue {queue!r}"
+        scope = None if find_scope(name) is None else body_scope(name)
+        invocation = Invocation(
+            around_step(self._spec), None, args, kwargs, make_options(queue=queue)
+        )
+        return Handle(host, starting.start(host, scope, invocation))
+
     @overload
     def __get__(self, instance: None, owner: type) -> StepFunction[P, R]: ...
     @overload
@@ -180,6 +218,12 @@ class _BoundStep(StepFunction[P, R]):
         functools.update_wrapper(self, unbound)
         self._spec = spec
         self._kind = "static"
+
+    def _start_in(self, queue: str, /, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+        raise InvalidArgument(
+            f"step {self.name!r} is a method, and another process would not find what it is bound "
+            f"to: enqueue a workflow that calls it in queue {queue!r}"
+        )
 
 
 def _call_method_with_cursor(

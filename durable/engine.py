@@ -24,6 +24,7 @@ from durable.records import Workflow
 from durable.runtime import context, recovery
 from durable.runtime.hooks import Hooks
 from durable.runtime.host import Host, log
+from durable.runtime.queues import Queues
 from durable.runtime.registry import registry
 from durable.runtime.runs import Runs
 from durable.runtime.timers import Timers
@@ -141,9 +142,10 @@ class Engine(Client):
             self._version,
         )
         database.observer = self._hooks.observer
+        host.queues = queues = Queues(host)
         try:
             watcher = Watcher(host) if self._path != MEMORY and clock.real else None
-            host.session = database.write("open", self._open_session)
+            host.session = database.write("open", partial(self._open_session, queues=queues))
             if watcher is not None:
                 watcher.start()
         except BaseException:
@@ -155,7 +157,8 @@ class Engine(Client):
         self._watcher = watcher
         return host
 
-    def _open_session(self, tx: Any) -> int:
+    def _open_session(self, tx: Any, *, queues: Queues) -> int:
+        queues.declare(tx)
         return workflows.open_session(
             tx, pid=os.getpid(), version=self._version, now=self._clock.now()
         )
@@ -163,6 +166,12 @@ class Engine(Client):
     def _sweep_in_background(self, host: Host) -> None:
         wanted = self._wanted()
         host.spawn_task("durable recovery", lambda: recovery.sweep(host, wanted))
+        self._queues_of(host).notice_all()
+
+    @staticmethod
+    def _queues_of(host: Host) -> Queues:
+        assert isinstance(host.queues, Queues)
+        return host.queues
 
     def _wanted(self) -> recovery.Wanted | None:
         predicate = self._recover
@@ -176,7 +185,10 @@ class Engine(Client):
 
     def _declared(self) -> None:
         host = self._host
-        if host is not None and host.blocked:
+        if host is None:
+            return
+        self._queues_of(host).declare_new()
+        if host.blocked:
             host.spawn_task("durable recovery", partial(recovery.retry_blocked, host))
 
     # ------------------------------------------------------------------ running
@@ -203,6 +215,7 @@ class Engine(Client):
             wanted = list(check_texts(ids, "the ids to recover"))
         for workflow_id in wanted:
             self._take_up(host, workflow_id)
+        self._queues_of(host).notice_all()
         return [self.handle(workflow_id) for workflow_id in wanted]
 
     def serve(self) -> None:
@@ -296,6 +309,7 @@ class Engine(Client):
             host.stop(run, host.closed_error())
         host.runs.wait_stopped(GRACE)
         host.timers.close()
+        self._queues_of(host).close()
         if self._watcher is not None:
             self._watcher.close()
         self._close_session(host)

@@ -19,7 +19,7 @@ LEVELS = [
     {"errors", "checks", "records", "clock", "retry", "names", "codec", "cron"},
     {"store"},
     {"runtime"},
-    {"handle", "client", "ops", "declare", "engine", "aio", ""},
+    {"handle", "client", "ops", "declare", "queues", "debounce", "engine", "aio", ""},
     {"cli", "dashboard", "testing", "dbos"},
 ]
 

@@ -15,6 +15,7 @@ from durable.errors import (
     SerializationError,
     StorageError,
 )
+from durable.runtime import steps
 from durable.runtime.checkpoint import error_outcome, settle
 from durable.runtime.context import enter_run
 from durable.runtime.host import Host, log
@@ -43,13 +44,14 @@ class Ended:
 def launch(host: Host, run: Run) -> None:
     """Run the workflow on a thread of its own; the run must be among `host.runs`."""
     try:
-        host.spawn(f"durable {run.id}", partial(_in_background, host, run))
+        host.spawn(f"durable {run.id}", partial(in_background, host, run))
     except BaseException:
         host.runs.remove(run)
         raise
 
 
-def _in_background(host: Host, run: Run) -> None:
+def in_background(host: Host, run: Run) -> None:
+    """Run the workflow on this thread, where nobody waits for it: what goes wrong is logged."""
     try:
         ended = run_here(host, run)
     except DurableError as error:
@@ -134,6 +136,8 @@ def _function_result(host: Host, run: Run) -> Any:
     replacement = host.hooks.replacements.get(run.spec.name)
     if replacement is not None:
         return replacement(*args, **kwargs)
+    if run.spec.step is not None:
+        return steps.call(run.spec.step, args, kwargs)
     with host.hooks.guard() if host.hooks.guard is not None else nullcontext():
         return run.spec.fn(*bound, *args, **kwargs)
 
@@ -151,16 +155,23 @@ def _finish(host: Host, run: Run, outcome: Outcome) -> bool:
     failed = outcome.kind == ERROR
 
     def write(tx: Tx) -> bool:
-        return workflows.finish(
+        now = host.clock.now()
+        finished = workflows.finish(
             tx,
             run.seq,
             run.epoch,
             result=None if failed else outcome.text,
             error=outcome.text if failed else None,
-            now=host.clock.now(),
+            now=now,
         )
+        if finished and run.slot is not None:
+            run.slot.hand_over(tx, now)
+        return finished
 
-    return host.database.write(f"finish {run.name}", write)
+    finished = host.database.write(f"finish {run.name}", write)
+    if finished and run.slot is not None:
+        run.slot.handed_over()
+    return finished
 
 
 def _leave_unfinished(host: Host, run: Run, error: BaseException) -> None:
