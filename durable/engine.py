@@ -83,6 +83,7 @@ class Engine(Client):
         self._hooks = Hooks()
         self._host: Host | None = None
         self._watcher: Watcher | None = None
+        self._waiting_queues: list[str] = []
         self._lock = FileLock(self._path)
         self._mutex = threading.Lock()
 
@@ -145,7 +146,9 @@ class Engine(Client):
         host.queues = queues = Queues(host)
         try:
             watcher = Watcher(host) if self._path != MEMORY and clock.real else None
-            host.session = database.write("open", partial(self._open_session, queues=queues))
+            host.session, self._waiting_queues = database.write(
+                "open", partial(self._open_session, queues=queues)
+            )
             if watcher is not None:
                 watcher.start()
         except BaseException:
@@ -157,16 +160,16 @@ class Engine(Client):
         self._watcher = watcher
         return host
 
-    def _open_session(self, tx: Any, *, queues: Queues) -> int:
-        queues.declare(tx)
-        return workflows.open_session(
+    def _open_session(self, tx: Any, *, queues: Queues) -> tuple[int, list[str]]:
+        session = workflows.open_session(
             tx, pid=os.getpid(), version=self._version, now=self._clock.now()
         )
+        return session, queues.declare(tx)
 
     def _sweep_in_background(self, host: Host) -> None:
         wanted = self._wanted()
         host.spawn_task("durable recovery", lambda: recovery.sweep(host, wanted))
-        self._queues_of(host).notice_all()
+        self._queues_of(host).notice_all(self._waiting_queues)
 
     @staticmethod
     def _queues_of(host: Host) -> Queues:

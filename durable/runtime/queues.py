@@ -10,6 +10,7 @@ leads to a *turn* of the queue.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -221,11 +222,15 @@ class Queues:
 
     # ------------------------------------------------------------------ in a transaction
 
-    def declare(self, tx: Tx) -> None:
-        """Make the queues known to the file that the program has declared."""
+    def declare(self, tx: Tx) -> list[str]:
+        """Make the queues known to the file that the program has declared.
+
+        Returns those, of all queues of the file, in which anything waits.
+        """
         for queue in (QueueRow(name=queues.DELAYED), *registry.queues()):
             queues.declare(tx, queue)
             self._known.add(queue.name)
+        return queues.with_work(tx)
 
     def add(self, tx: Tx, new: NewWorkflow, *, now: float) -> Taken | None:
         """Put the new run in its queue, and take what may start now; None if the id exists."""
@@ -257,10 +262,11 @@ class Queues:
         """The program may have declared another queue: make it known to the file."""
         if any(queue.name not in self._known for queue in registry.queues()):
             try:
-                self._host.database.write("declare queues", self.declare)
+                waiting = self._host.database.write("declare queues", self.declare)
             except BaseException:
                 self._known.clear()
                 raise
+            self.notice_all(waiting)
 
     def begin(self, taken: Taken | None) -> None:
         """Let what was taken begin; to be called once that is committed."""
@@ -314,9 +320,9 @@ class Queues:
 
     # ------------------------------------------------------------------ turns
 
-    def notice_all(self) -> None:
-        """Give every queue of the file a turn."""
-        for name in self._host.database.read(queues.names):
+    def notice_all(self, names: Iterable[str] | None = None) -> None:
+        """Give all those queues a turn; or those of the file in which anything waits."""
+        for name in self._host.database.read(queues.with_work) if names is None else names:
             self.notice(name)
 
     def notice(self, queue: str, after: str = "") -> None:

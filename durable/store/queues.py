@@ -80,13 +80,30 @@ def names(tx: Tx) -> list[str]:
     return [row["name"] for row in rows]
 
 
+def with_work(tx: Tx) -> list[str]:
+    """The queues in which anything waits, for its turn or for its moment."""
+    rows = tx.rows(
+        """
+        SELECT name
+          FROM durable_queue
+         WHERE EXISTS (SELECT 1 FROM durable_workflow
+                        WHERE queue = durable_queue.name AND status = 'ENQUEUED')
+            OR EXISTS (SELECT 1 FROM durable_workflow
+                        WHERE queue = durable_queue.name AND status = 'DELAYED')
+         ORDER BY name
+        """,
+        {},
+    )
+    return [row["name"] for row in rows]
+
+
 def declare(tx: Tx, queue: QueueRow) -> None:
     """Make the queue known. Its limits count if they differ from those that were declared last.
 
     Else what was changed on the live queue since then stays.
     """
     limits = queue.limits
-    cursor = tx.execute(
+    tx.execute(
         """
         INSERT INTO durable_queue
                (name, concurrency, rate_limit, rate_per, priority, partitioned, declared)
@@ -108,8 +125,6 @@ def declare(tx: Tx, queue: QueueRow) -> None:
             "declared": json.dumps([limits.concurrency, limits.rate_limit, limits.rate_per]),
         },
     )
-    if cursor.rowcount:
-        tx.touch(queue_key(queue.name))
 
 
 def change(tx: Tx, name: str, limits: Limits) -> None:

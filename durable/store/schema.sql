@@ -57,7 +57,7 @@ CREATE INDEX durable_workflow_delayed ON durable_workflow (queue, delay_until)
 -- serves workflows.find_dedup, and refuses a second unfinished run of one dedup in a queue
 CREATE UNIQUE INDEX durable_workflow_dedup ON durable_workflow (queue, dedup)
     WHERE dedup IS NOT NULL AND finished_at IS NULL;
--- serves queues.postpone, and refuses a second run to come of one Debouncer's key
+-- serves queues._postpone, and refuses a second run to come of one Debouncer's key
 CREATE UNIQUE INDEX durable_workflow_debounce ON durable_workflow (debounce, name)
     WHERE debounce IS NOT NULL AND status = 'DELAYED';
 
