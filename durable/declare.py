@@ -21,7 +21,7 @@ from durable.runtime import parallel, starting, steps
 from durable.runtime.context import Scope, body_scope, current_host, find_scope
 from durable.runtime.host import Host
 from durable.runtime.parallel import Future
-from durable.runtime.registry import StepSpec, WorkflowSpec, around_step, registry
+from durable.runtime.registry import StepSpec, WorkflowSpec, registry
 from durable.runtime.starting import Invocation, Options, make_options
 
 P = ParamSpec("P")
@@ -187,7 +187,7 @@ class StepFunction(Generic[P, R]):
         name = f"queue {queue!r}"
         scope = None if find_scope(name) is None else body_scope(name)
         invocation = Invocation(
-            around_step(self._spec), None, args, kwargs, make_options(queue=queue)
+            registry.around_step(self._spec), None, args, kwargs, make_options(queue=queue)
         )
         return Handle(host, starting.start(host, scope, invocation))
 

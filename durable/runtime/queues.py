@@ -55,6 +55,10 @@ class Allowance:
     again_at: float | None = None
 
 
+FULL = Allowance(0)
+"""All slots are taken: the end of one of those runs looks again."""
+
+
 def may_start(limits: Limits, counts: Counts, now: float) -> Allowance:
     """How many runs of a partition may start now, and when to look again.
 
@@ -104,16 +108,22 @@ class _Taking:
 
     def take(self, partition: str | None) -> None:
         """Start what may start in the partition, up to BATCH."""
-        allowed = self._allowed(partition)
+        counts = self._counts(partition)
+        allowed = may_start(self._limits, counts, self._now)
+        if allowed == FULL:
+            return
         wanted = BATCH if allowed.number is None else min(allowed.number, BATCH)
         # One more than may start: whether anything is left decides whether to look again.
         found = queues.waiting(self._tx, self._queue.name, partition, limit=wanted + 1)
         for each in found[:wanted]:
             self._start(each)
         if len(found) > wanted:
-            allowed = self._allowed(partition)
-            self.taken.again_at = allowed.again_at
-            self.taken.more |= allowed.number != 0
+            window, running = self._window, counts.running + wanted
+            left = may_start(
+                self._limits, Counts(running, window.started, window.oldest_at), self._now
+            )
+            self.taken.again_at = left.again_at
+            self.taken.more |= left.number != 0
 
     def take_in_some(self, after: str) -> None:
         """Start what may start in the partitions behind `after`, up to LANES of them."""
@@ -131,7 +141,7 @@ class _Taking:
         """Start what may start in all partitions, which share the rate: the first of all first."""
         found: list[Waiting] = []
         for partition in self._partitions():
-            allowed = self._allowed(partition)
+            allowed = may_start(self._limits, self._counts(partition), self._now)
             wanted = BATCH if allowed.number is None else min(allowed.number, BATCH)
             first = queues.waiting(self._tx, self._queue.name, partition, limit=max(wanted, 1))
             if first and allowed.again_at is not None:
@@ -152,13 +162,11 @@ class _Taking:
             found += [] if last is None else [last]
         return found
 
-    def _allowed(self, partition: str | None) -> Allowance:
+    def _counts(self, partition: str | None) -> Counts:
         running, most = 0, self._limits.concurrency
         if most is not None:
             running = queues.running(self._tx, self._queue.name, partition, most=most)
-        window = self._window
-        counts = Counts(running, window.started, window.oldest_at)
-        return may_start(self._limits, counts, self._now)
+        return Counts(running, self._window.started, self._window.oldest_at)
 
     def _start(self, waiting: Waiting) -> None:
         tx, host, now = self._tx, self._host, self._now

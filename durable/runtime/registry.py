@@ -68,6 +68,7 @@ class Registry:
         self._mutex = threading.Lock()
         self._workflows: dict[str, WorkflowSpec] = {}
         self._steps: dict[str, StepSpec] = {}
+        self._around_steps: dict[str, WorkflowSpec] = {}
         self._instances: dict[tuple[str, str], Any] = {}
         self._queues: dict[str, QueueRow] = {}
         self._listeners: list[Callable[[], None]] = []
@@ -93,7 +94,15 @@ class Registry:
         spec = self._workflows.get(name)
         if spec is None and name.startswith(STEP):
             step = self._steps.get(name.removeprefix(STEP))
-            return None if step is None else around_step(step)
+            return None if step is None else self.around_step(step)
+        return spec
+
+    def around_step(self, step: StepSpec) -> WorkflowSpec:
+        """The workflow that is nothing but this step."""
+        spec = self._around_steps.get(step.name)
+        if spec is None or spec.step is not step:
+            spec = WorkflowSpec(f"{STEP}{step.name}", step.fn, step=step)
+            self._around_steps[step.name] = spec
         return spec
 
     def add_queue(self, queue: QueueRow) -> None:
@@ -137,11 +146,6 @@ class Registry:
 
 
 registry = Registry()
-
-
-def around_step(step: StepSpec) -> WorkflowSpec:
-    """The workflow that is nothing but this step."""
-    return WorkflowSpec(f"{STEP}{step.name}", step.fn, step=step)
 
 
 def durable_key(instance: Any) -> str:
