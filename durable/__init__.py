@@ -5,11 +5,13 @@ Decorate functions as workflows and steps, and open an `Engine`. See the README 
 
 from durable.client import Client
 from durable.codec import JsonCodec, Opaque, PickleCodec
+from durable.debounce import Debouncer
 from durable.declare import map, register, run_step, step, transaction, workflow  # noqa: A004
 from durable.engine import Engine
 from durable.errors import (
     AlreadyRunning,
     CorruptFile,
+    Deduplicated,
     DuplicateName,
     DurableError,
     EngineClosed,
@@ -22,6 +24,7 @@ from durable.errors import (
     NotADurableFile,
     NotAllowedHere,
     NotInWorkflow,
+    QueueNotFound,
     ReadOnlyFile,
     RemoteError,
     ScheduleNotFound,
@@ -55,6 +58,7 @@ from durable.ops import (
     wait,
     write_stream,
 )
+from durable.queues import Queue, Rate
 from durable.records import (
     Cancellation,
     Current,
@@ -75,6 +79,8 @@ __all__ = [
     "Client",
     "CorruptFile",
     "Current",
+    "Debouncer",
+    "Deduplicated",
     "DuplicateName",
     "DurableError",
     "Engine",
@@ -93,6 +99,9 @@ __all__ = [
     "NotInWorkflow",
     "Opaque",
     "PickleCodec",
+    "Queue",
+    "QueueNotFound",
+    "Rate",
     "ReadOnlyFile",
     "RemoteError",
     "Retry",

@@ -13,10 +13,19 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from durable.clock import moment, seconds
-from durable.declare import DeclaredWorkflow, call_async_step, map_call, run_async, step_spec
+from durable.debounce import Debouncer
+from durable.declare import (
+    DeclaredStep,
+    DeclaredWorkflow,
+    call_async_step,
+    map_call,
+    run_async,
+    step_spec,
+)
 from durable.errors import InvalidArgument, NotInWorkflow
 from durable.handle import Handle
 from durable.ops import current, logger, random, step_key, uuid4
+from durable.queues import Enqueueable, Queue, check_queue_name, name_of
 from durable.records import Cancellation, Waited
 from durable.runtime import children as acting
 from durable.runtime import events, messages, starting, streams, values
@@ -25,6 +34,7 @@ from durable.runtime.context import Scope, async_scope, body_scope, current_host
 from durable.runtime.file import File
 from durable.runtime.flows import Flow, drive_async, perform, perform_in
 from durable.runtime.messages import MISSING
+from durable.runtime.starting import Invocation
 from durable.runtime.tasks import Watched
 
 __all__ = [
@@ -32,6 +42,8 @@ __all__ = [
     "cancel",
     "close_stream",
     "current",
+    "debounce",
+    "enqueue",
     "fork",
     "gather",
     "get_event",
@@ -73,12 +85,14 @@ def start(wf: DeclaredWorkflow[P, R], /, *args: P.args, **kwargs: P.kwargs) -> C
 
     handle = await aio.start(checkout.options(id="order-17"), "17")
     """
-    invocation = _declared(wf).invocation(*args, **kwargs)
-    name = f"workflow {wf.name!r}"
+    return _start(f"workflow {wf.name!r}", _declared(wf).invocation(*args, **kwargs))
+
+
+def _start(name: str, invocation: Invocation) -> Call[Handle[Any]]:
     host = current_host(name, blocks=False)
     scope = None if async_scope(name) is None else body_scope(name, blocks=False)
 
-    def call(scope: Scope | None) -> Flow[Handle[R]]:
+    def call(scope: Scope | None) -> Flow[Handle[Any]]:
         return Handle(host, (yield from starting.start(host, scope, invocation)))
 
     return perform(host, scope, call)
@@ -115,6 +129,31 @@ def map(  # noqa: A001 - the name is that of `durable.map`
 ) -> Call[list[Any]]:
     """Call a step for each item, `workers` at a time; see `durable.map`."""
     return _in_body("map", map_call(function, items, workers, errors))
+
+
+def enqueue(
+    queue: Queue | str, function: Enqueueable[P, R], /, *args: P.args, **kwargs: P.kwargs
+) -> Call[Handle[R]]:
+    """Have a workflow or a step start when it is its turn in a queue; see `Queue.enqueue`."""
+    if not isinstance(function, (DeclaredWorkflow, DeclaredStep)):
+        raise InvalidArgument(
+            f"{function!r} is neither a workflow nor a step: decorate the function"
+        )
+    name = check_queue_name(name_of(queue))
+    return _start(f"queue {name!r}", function.in_queue(name, *args, **kwargs))
+
+
+def debounce(
+    debouncer: Debouncer[P, R], key: str, /, *args: P.args, **kwargs: P.kwargs
+) -> Call[Handle[R]]:
+    """The run to come for this key; see `Debouncer.call`."""
+    scope = async_scope("debounce")
+    host = current_host("debounce", blocks=False)
+
+    def call(scope: Scope | None) -> Flow[Handle[R]]:
+        return debouncer.flow(host, scope, key, *args, **kwargs)
+
+    return perform(host, scope, call)
 
 
 # ---------------------------------------------------------------------- messages, events, streams

@@ -27,6 +27,7 @@ from durable.clock import optional_seconds
 from durable.errors import InvalidArgument
 from durable.handle import Handle
 from durable.names import callable_name, qualified_name
+from durable.queues import Queue, name_of
 from durable.retry import Retry
 from durable.runtime import parallel, starting, steps
 from durable.runtime.context import (
@@ -48,6 +49,10 @@ Q = ParamSpec("Q")
 R = TypeVar("R")
 T = TypeVar("T")
 S = TypeVar("S")
+
+
+BOUND = "bound"
+"""The kind of a step that is a method, bound."""
 
 
 class DeclaredWorkflow(Generic[P, R]):
@@ -81,6 +86,11 @@ class DeclaredWorkflow(Generic[P, R]):
         *,
         id: str | None = None,  # noqa: A002
         timeout: float | timedelta | None = None,
+        queue: Queue | str | None = None,
+        priority: int | None = None,
+        dedup: str | None = None,
+        partition: str | None = None,
+        delay: float | timedelta | None = None,
         tags: Iterable[str] | None = None,
     ) -> Self:
         """The same function with options for the runs that it starts.
@@ -88,8 +98,34 @@ class DeclaredWorkflow(Generic[P, R]):
         `id`: the run's own, of printable characters; if there is one already, starting attaches to
         it, and takes it up if it is unfinished and in nobody's hands. `timeout`: seconds from the
         start of the run until it is stopped as CANCELLED. `tags`: texts to find it by.
+
+        `queue`, or its name: the run starts when it is its turn there. `priority`: the lower comes
+        first, and none before any. `dedup`: Deduplicated if a run waits or runs in the queue under
+        the same text. `partition`: of a queue that is partitioned. `delay`: seconds during which it
+        does not start, with a queue or without.
         """
-        return type(self)(self._spec, self._bound_to, make_options(id, timeout, tags))
+        options = make_options(id, timeout, tags, name_of(queue), priority, dedup, partition, delay)
+        return type(self)(self._spec, self._bound_to, options)
+
+    def in_queue(self, queue: str, /, *args: P.args, **kwargs: P.kwargs) -> Invocation:
+        """What is to be started in a queue, with the options that it has."""
+        if self._options.queue not in (None, queue):
+            raise InvalidArgument(
+                f"queue {queue!r} was given a workflow with options(queue={self._options.queue!r})"
+            )
+        options = replace(self._options, queue=queue)
+        return Invocation(self._spec, self._bound_to, args, kwargs, options)
+
+    def _start_in(self, queue: str, /, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+        """Start it in a queue."""
+        return _start_in(queue, self.in_queue(queue, *args, **kwargs))
+
+    def with_delay(self, delay: float) -> Self:
+        """The same function for a Debouncer, which says itself what the run's id and delay are."""
+        for name in ("id", "dedup", "delay"):
+            if getattr(self._options, name) is not None:
+                raise InvalidArgument(f"a Debouncer takes a workflow without options({name}=…)")
+        return type(self)(self._spec, self._bound_to, replace(self._options, delay=delay))
 
     def _run_on(self, host: Host, *args: P.args, **kwargs: P.kwargs) -> R:
         result: R = starting.run_here(host, self._scope(), self.invocation(*args, **kwargs))
@@ -221,15 +257,29 @@ class DeclaredStep(Generic[P, R]):
         """
         return parallel.submit(body_scope(f"{self.name}.submit"), self.spec, args, kwargs)
 
+    def in_queue(self, queue: str, /, *args: P.args, **kwargs: P.kwargs) -> Invocation:
+        """What is to be started in a queue: a workflow that is nothing but this step."""
+        if self._kind == BOUND:
+            raise InvalidArgument(
+                f"step {self.name!r} is a method, and another process would not find what it is "
+                f"bound to: enqueue a workflow that calls it in queue {queue!r}"
+            )
+        around = registry.around_step(self.spec)
+        return Invocation(around, None, args, kwargs, make_options(queue=queue))
+
+    def _start_in(self, queue: str, /, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+        """Start it in a queue."""
+        return _start_in(queue, self.in_queue(queue, *args, **kwargs))
+
     def _bind(self, instance: Any, owner: type | None) -> Any:
         """Bind a method: to its instance, or to the class for a class method."""
         bound_to = (owner or type(instance)) if self._kind == "class" else instance
-        if bound_to is None or self._kind == "static":
+        if bound_to is None or self._kind in ("static", BOUND):
             return self
         bound: Callable[..., Any] = functools.partial(self.spec.fn, bound_to)
         if self.spec.transaction:
             bound = functools.partial(_call_method_with_cursor, self.spec.fn, bound_to)
-        return type(self)(replace(self.spec, fn=bound), "static")
+        return type(self)(replace(self.spec, fn=bound), BOUND)
 
     def __repr__(self) -> str:
         return f"<step {self.name!r}>"
@@ -283,6 +333,13 @@ class AsyncStepFunction(DeclaredStep[P, R]):
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         """Bind a method: to its instance, or to the class for a class method."""
         return self._bind(instance, owner)
+
+
+def _start_in(queue: str, invocation: Invocation) -> Handle[Any]:
+    name = f"queue {queue!r}"
+    host = current_host(name)
+    scope = None if find_scope(name) is None else body_scope(name)
+    return Handle(host, drive(starting.start(host, scope, invocation), actor(host, scope)))
 
 
 def _call_method_with_cursor(

@@ -25,6 +25,7 @@ from durable.records import Workflow
 from durable.runtime import context, lanes, recovery
 from durable.runtime.hooks import Hooks
 from durable.runtime.host import Host, log
+from durable.runtime.queues import Queues
 from durable.runtime.registry import registry
 from durable.runtime.runs import Runs
 from durable.runtime.schedules import Scheduler
@@ -88,6 +89,7 @@ class Engine(Client):
         self._hooks = Hooks()
         self._host: Host | None = None
         self._watcher: Watcher | None = None
+        self._waiting_queues: list[str] = []
         self._lock = FileLock(self._path)
         self._mutex = threading.Lock()
 
@@ -167,9 +169,12 @@ class Engine(Client):
             self._version,
         )
         database.observer = self._hooks.observer
+        host.queues = queues = Queues(host)
         try:
             watcher = Watcher(host) if self._path != MEMORY and clock.real else None
-            host.session = database.write("open", self._open_session)
+            host.session, self._waiting_queues = database.write(
+                "open", partial(self._open_session, queues=queues)
+            )
             self._scheduler = Scheduler(host, fires=self._fires)
             self._scheduler.declare()
             if watcher is not None:
@@ -183,14 +188,21 @@ class Engine(Client):
         self._watcher = watcher
         return host
 
-    def _open_session(self, tx: Any) -> int:
-        return workflows.open_session(
+    def _open_session(self, tx: Any, *, queues: Queues) -> tuple[int, list[str]]:
+        session = workflows.open_session(
             tx, pid=os.getpid(), version=self._version, now=self._clock.now()
         )
+        return session, queues.declare(tx)
 
     def _sweep_in_background(self, host: Host) -> None:
         wanted = self._wanted()
         host.spawn_task("durable recovery", lambda: recovery.sweep(host, wanted))
+        self._queues_of(host).notice_all(self._waiting_queues)
+
+    @staticmethod
+    def _queues_of(host: Host) -> Queues:
+        assert isinstance(host.queues, Queues)
+        return host.queues
 
     def _wanted(self) -> recovery.Wanted | None:
         predicate = self._recover
@@ -204,7 +216,10 @@ class Engine(Client):
 
     def _declared(self) -> None:
         host = self._host
-        if host is not None and host.blocked:
+        if host is None:
+            return
+        self._queues_of(host).declare_new()
+        if host.blocked:
             host.spawn_task("durable recovery", partial(recovery.retry_blocked, host))
         if host is not None:
             self._scheduler.declared()
@@ -233,6 +248,7 @@ class Engine(Client):
             wanted = list(check_texts(ids, "the ids to recover"))
         for workflow_id in wanted:
             self._take_up(host, workflow_id)
+        self._queues_of(host).notice_all()
         return [self.handle(workflow_id) for workflow_id in wanted]
 
     def serve(self) -> None:
@@ -358,6 +374,7 @@ class Engine(Client):
         host.runs.wait_stopped(GRACE)
         lanes.leave_loop(host, GRACE)
         host.timers.close()
+        self._queues_of(host).close()
         if self._watcher is not None:
             self._watcher.close()
         self._close_session(host)

@@ -13,6 +13,8 @@
     ├── WorkflowCancelled       the workflow was cancelled, or its deadline passed
     ├── WorkflowConflict        another workflow has the id, or its state forbids this
     ├── WorkflowDead            the workflow brought its process down too often
+    ├── Deduplicated            a run waits or runs in the queue under the same dedup
+    ├── QueueNotFound           (also LookupError)  no queue has this name
     ├── NonDeterminism          the code asks for another step than the recorded one
     ├── NotInWorkflow           called outside a workflow
     ├── NotAllowedHere          called in a step, or on a thread that is not the workflow's
@@ -212,6 +214,42 @@ class WorkflowDead(DurableError):
             f"workflow {self.workflow_id!r} was given up: it was recovered {self.recoveries} times "
             "and each time the process died before its next checkpoint; mend the cause, "
             f"then resume({self.workflow_id!r})"
+        )
+
+
+class Deduplicated(DurableError):
+    """A run that waits or runs in the queue has the same `dedup`; `workflow_id` is its id.
+
+    Once that run has ended, the same `dedup` is free again. In the body of a workflow this is
+    recorded, and raised again at the same place on every replay.
+    """
+
+    def __init__(self, queue: str, dedup: str, workflow_id: str) -> None:
+        super().__init__(queue, dedup, workflow_id)
+        self.queue, self.dedup, self.workflow_id = queue, dedup, workflow_id
+
+    def __str__(self) -> str:
+        return (
+            f"queue {self.queue!r} has {self.dedup!r} already: workflow {self.workflow_id!r} "
+            "waits or runs under it"
+        )
+
+
+class QueueNotFound(DurableError, LookupError):
+    """No program has declared a queue of this name on the file; `known` are those that there are.
+
+    A queue is known once an engine has opened the file in a program that declares it.
+    """
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(name, known)
+        self.name, self.known = name, known
+
+    def __str__(self) -> str:
+        shown = ", ".join(map(repr, self.known)) or "none"
+        return (
+            f"there is no queue {self.name!r} in this file (there is {shown}): declare it with "
+            f"durable.Queue({self.name!r}) in the program whose engine runs the file"
         )
 
 

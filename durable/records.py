@@ -67,6 +67,13 @@ class Workflow:
     version: str | None
     """The `version` of the engine that started it."""
     tags: tuple[str, ...]
+    queue: str | None
+    """The queue that it is of, with the options that it was enqueued with."""
+    priority: int | None
+    dedup: str | None
+    partition: str | None
+    delay_until: datetime | None
+    """Not to be started before."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,10 @@ LEVELS = [
     {"errors", "checks", "records", "clock", "retry", "names", "codec", "cron", "zones"},
     {"store"},
     {"runtime"},
-    {"handle", "client", "ops", "declare", "scheduling", "engine", "aio", ""},
+    {
+        *("handle", "client", "ops", "declare", "queues", "debounce", "scheduling"),
+        *("engine", "aio", ""),
+    },
     {"cli", "dashboard", "testing", "dbos"},
 ]
 

@@ -200,6 +200,12 @@ def _awaited(name: str) -> str:
         return "`await durable.aio.run_step(…)`, or make it an async function"
     if kind == "workflow":
         return "`await durable.aio.run(…)`, or `await durable.aio.start(…)`"
+    if kind == "queue":
+        return "`await durable.aio.enqueue(…)`"
+    if name == "Debouncer.call" or kind == "the":
+        return "`await durable.aio.debounce(…)`"
+    if name.startswith("Client.") or name == "Queue.change":
+        return "`await asyncio.to_thread(…)` with it"
     if name == "close":
         return "`await engine.aclose()`"
     if name in ("Handle.result", "Future.result"):

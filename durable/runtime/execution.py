@@ -19,15 +19,16 @@ from durable.errors import (
     StorageError,
     WorkflowCancelled,
 )
+from durable.runtime import steps
 from durable.runtime.checkpoint import error_outcome
-from durable.runtime.context import enter_run
-from durable.runtime.flows import Actor, Flow, Outside, Write, drive, drive_async
+from durable.runtime.context import body_scope, enter_run
+from durable.runtime.flows import Actor, Flow, Outside, Write, drive, drive_async, perform_in
 from durable.runtime.hooks import Guard
 from durable.runtime.host import Host, log
 from durable.runtime.lanes import begin_task, engine_loop
 from durable.runtime.loops import inside
 from durable.runtime.parallel import finish_all
-from durable.runtime.registry import find_target
+from durable.runtime.registry import StepSpec, find_target
 from durable.runtime.runs import Run, Stopped
 from durable.store import workflows
 from durable.store.database import Tx
@@ -53,22 +54,28 @@ def launch(host: Host, run: Run) -> None:
     """Run the workflow on a thread or in a task of its own; it must be among `host.runs`."""
     try:
         if run.spec.is_async:
-            run.loop = engine_loop(host)
-            run.loop.post(partial(_begin_task, host, run))
+            launch_on_loop(host, run)
         else:
-            host.spawn(f"durable {run.id}", partial(_in_background, host, run))
+            host.spawn(f"durable {run.id}", partial(in_background, host, run))
     except BaseException:
         host.runs.remove(run)
         raise
 
 
-def _in_background(host: Host, run: Run) -> None:
+def in_background(host: Host, run: Run) -> None:
+    """Run the workflow on this thread, where nobody waits for it: what goes wrong is logged."""
     try:
         ended = run_here(host, run)
     except BaseException as error:
         _report_failure(run, error)
     else:
         _report(run, ended)
+
+
+def launch_on_loop(host: Host, run: Run) -> None:
+    """Run the workflow, whose body is a coroutine, in a task of its own."""
+    run.loop = engine_loop(host)
+    run.loop.post(partial(_begin_task, host, run))
 
 
 def _begin_task(host: Host, run: Run) -> None:
@@ -120,7 +127,7 @@ def _live(host: Host, run: Run) -> Flow[Ended | None]:
         ended = _what_counts(run, (yield Body(host, run)))
         if ended is None:
             return None
-        counts = yield _finish(host, run, ended.outcome)
+        counts = yield from _finish(host, run, ended.outcome)
         return ended if counts else None
     except BaseException as error:
         run.stop(error)
@@ -246,7 +253,17 @@ def _function(host: Host, run: Run) -> tuple[Callable[[], Any], Guard | None]:
     replacement = host.hooks.replacements.get(run.spec.name)
     if replacement is not None:
         return partial(replacement, *args, **kwargs), None
+    if run.spec.step is not None:
+        return partial(_run_around_step, run.spec.step, args, kwargs), None
     return partial(run.spec.fn, *bound, *args, **kwargs), host.hooks.guard
+
+
+def _run_around_step(step: StepSpec, args: Any, kwargs: Any) -> Any:
+    """The body of a workflow that is nothing but a step; a coroutine if the step is one."""
+    scope = body_scope(f"step {step.name!r}", blocks=False)
+    if step.is_async:
+        return perform_in(scope.take(), lambda inner: steps.call(inner, step, args, kwargs))
+    return drive(steps.call(scope, step, args, kwargs), scope)
 
 
 def _encode(host: Host, run: Run, value: object) -> Outcome:
@@ -257,21 +274,28 @@ def _encode(host: Host, run: Run, value: object) -> Outcome:
         raise SerializationError(error.path, error.reason, what) from error
 
 
-def _finish(host: Host, run: Run, outcome: Outcome) -> Write[bool]:
-    """Record the outcome; gives False if the run had ended otherwise."""
+def _finish(host: Host, run: Run, outcome: Outcome) -> Flow[bool]:
+    """Record the outcome; False if the run had ended otherwise."""
     failed = outcome.kind == ERROR
 
     def write(tx: Tx) -> bool:
-        return workflows.finish(
+        now = host.clock.now()
+        finished = workflows.finish(
             tx,
             run.seq,
             run.epoch,
             result=None if failed else outcome.text,
             error=outcome.text if failed else None,
-            now=host.clock.now(),
+            now=now,
         )
+        if finished and run.slot is not None:
+            run.slot.hand_over(tx, now)
+        return finished
 
-    return Write(f"finish {run.name}", write)
+    finished: bool = yield Write(f"finish {run.name}", write)
+    if finished and run.slot is not None:
+        run.slot.handed_over()
+    return finished
 
 
 def _leave_unfinished(host: Host, run: Run, error: BaseException) -> Flow[None]:

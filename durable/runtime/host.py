@@ -7,17 +7,39 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, Protocol
 
 from durable.clock import Thread
 from durable.errors import DurableError, EngineClosed
 from durable.runtime.file import File
 from durable.runtime.hooks import Hooks
 from durable.runtime.loops import LoopThread, OnLoop
-from durable.runtime.runs import Run, Runs
+from durable.runtime.runs import Run, Runs, Slot
 from durable.runtime.timers import Timers
 from durable.store import workflows
+from durable.store.database import Tx
+from durable.store.workflows import NewWorkflow
 
 log = logging.getLogger("durable")
+
+
+class Turns(Protocol):
+    """What lets the runs of queues begin; `runtime.queues` has it."""
+
+    def slot(self, queue: str, partition: str | None) -> Slot:
+        """The slot of a run of that queue that is in the hands of this process."""
+
+    def add(self, tx: Tx, new: NewWorkflow, *, now: float) -> Any:
+        """Put the new run in its queue, and take what may start now; None if the id exists."""
+
+    def begin(self, taken: Any) -> None:
+        """What `add` took begins; to be called once that is committed."""
+
+    def rescue(self, queue: str) -> None:
+        """The thread that took something was interrupted: let it begin all the same."""
+
+    def notice(self, queue: str) -> None:
+        """Something in the queue may be able to start."""
 
 
 @dataclass
@@ -35,6 +57,9 @@ class Host(File):
     """Where its coroutines run, once there is one: the program's loop, or one of its own."""
     loop_thread: LoopThread | None = None
     loop_mutex: threading.Lock = field(default_factory=threading.Lock)
+    queues: Turns | None = None
+    cancels: int = 0
+    """How often this process heard of a cancel: who runs a workflow looks whether it changed."""
     stopping: bool = False
     blocked: dict[str, str] = field(default_factory=dict)
     """Unfinished workflows whose code or instance this program lacks: id and reason."""
@@ -118,11 +143,14 @@ class Host(File):
         """A commit, of this process or of another, touched these keys."""
         self.waiting.notify(keys)
         for key in keys:
-            kind, _, workflow_id = key.partition("/")
+            kind, _, name = key.partition("/")
             if kind == "cancel":
-                self._stop_if_over(workflow_id)
+                self.cancels += 1
+                self._stop_if_over(name)
             elif kind == "start" and self.on_start is not None:
-                self.on_start(workflow_id)
+                self.on_start(name)
+            elif kind == "queue" and self.queues is not None:
+                self.queues.notice(name)
 
     def stop(self, run: Run, failure: BaseException | None = None) -> None:
         """Tell a run to stop, and wake it if it waits."""

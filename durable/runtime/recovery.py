@@ -12,7 +12,7 @@ from durable.runtime.host import Host, log
 from durable.runtime.registry import WorkflowSpec, find_target, registry
 from durable.runtime.runs import Run
 from durable.runtime.waiting import Callback
-from durable.store import events, messages, steps, workflows
+from durable.store import events, messages, queues, steps, workflows
 from durable.store.database import Tx
 from durable.store.steps import Place, Record
 from durable.store.workflows import State
@@ -71,9 +71,11 @@ def take_up_or_park(host: Host, state: State) -> None:
     """Let the workflow go on: now, or when what it waits for has come."""
     try:
         spec = registry.workflow(state.name)
-        missing = _missing(host, spec, state)
+        missing = what_is_missing(host, spec, state)
         if spec is None or missing is not None:
-            _block(host, state, missing or "")
+            block(host, state, missing or "")
+        elif state.queue is not None and state.holder is None and state.reason is not None:
+            host.database.write(f"put back {state.name}", partial(queues.put_back, state=state))
         elif _waits(state, host.clock.now()):
             _park(host, state)
         else:
@@ -82,10 +84,10 @@ def take_up_or_park(host: Host, state: State) -> None:
         pass
     except DurableError as error:
         log.error("workflow %r (%s) is not taken up yet: %s", state.id, state.name, error)
-        _try_again(host, state)
+        try_again(host, state)
 
 
-def _try_again(host: Host, state: State) -> None:
+def try_again(host: Host, state: State) -> None:
     """The file failed: it may be better soon, and the workflow must not wait for a restart."""
 
     def again() -> None:
@@ -129,7 +131,7 @@ def _take_up(tx: Tx, *, host: Host, spec: WorkflowSpec, state: State, waited: bo
     epoch = workflows.take_up(
         tx, present, holder=host.session, recoveries=recoveries, progress=progress, now=now
     )
-    return None if epoch is None else _make_run(spec, present, epoch, records)
+    return None if epoch is None else make_run(host, spec, present, epoch, records)
 
 
 def count_recoveries(state: State, progress: int, died: bool) -> int:
@@ -142,7 +144,13 @@ def count_recoveries(state: State, progress: int, died: bool) -> int:
     return state.recoveries + 1 if progress <= state.progress else 1
 
 
-def _make_run(spec: WorkflowSpec, state: State, epoch: int, records: dict[Place, Record]) -> Run:
+def make_run(
+    host: Host, spec: WorkflowSpec, state: State, epoch: int, records: dict[Place, Record]
+) -> Run:
+    """The run of what the file has, which is in the hands of this process now."""
+    slot = None
+    if state.queue is not None and host.queues is not None:
+        slot = host.queues.slot(state.queue, state.partition)
     return Run(
         id=state.id,
         name=state.name,
@@ -155,13 +163,14 @@ def _make_run(spec: WorkflowSpec, state: State, epoch: int, records: dict[Place,
         deadline_at=state.deadline_at,
         timeout=state.timeout,
         records=records,
+        slot=slot,
     )
 
 
 # ---------------------------------------------------------------------- what cannot go on
 
 
-def _missing(host: Host, spec: WorkflowSpec | None, state: State) -> str | None:
+def what_is_missing(host: Host, spec: WorkflowSpec | None, state: State) -> str | None:
     """Why this program cannot run the workflow; None if it can."""
     if spec is None:
         return (
@@ -177,7 +186,7 @@ def _missing(host: Host, spec: WorkflowSpec | None, state: State) -> str | None:
     return find_target(target[0] if target else None)[1]
 
 
-def _block(host: Host, state: State, reason: str) -> None:
+def block(host: Host, state: State, reason: str) -> None:
     """Leave it unfinished with a reason to be seen, and warn once for each name and reason."""
     host.blocked[state.id] = reason
     if state.reason != reason:

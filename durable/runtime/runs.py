@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from durable.clock import Clock
 from durable.runtime.loops import OnLoop
 from durable.runtime.registry import WorkflowSpec
+from durable.store.database import Tx
 from durable.store.steps import Place, Record
 
 # So often in a row the event loop turns, while a run replays, without another record being asked
@@ -26,6 +27,19 @@ class Stopped(BaseException):
     A ``BaseException``, so that ``except Exception`` in a workflow does not catch it; and raised
     again by each further durable call of the run.
     """
+
+
+class Slot(Protocol):
+    """The slot that a run holds in its queue; the commit of its end gives it to the next ones."""
+
+    queue: str
+    partition: str | None
+
+    def hand_over(self, tx: Tx, now: float) -> None:
+        """In the transaction in which the run ends; it may be called again for the same end."""
+
+    def handed_over(self) -> None:
+        """That is committed: the next ones begin."""
 
 
 @dataclass(eq=False)
@@ -60,6 +74,8 @@ class Run:
     """What runs that body; other tasks of the run are in `beside`."""
     cancelled: dict[Place, str] = field(default_factory=dict)
     """Calls that were cancelled by the code of the body, to be recorded with its next write."""
+    slot: Slot | None = None
+    """What it holds in a queue, if it is of one."""
 
     @cached_property
     def random(self) -> Random:
@@ -127,6 +143,7 @@ class Runs:
         self._parked: dict[str, str] = {}
         self._tasks = 0
         self._hurried = False
+        self._held: dict[str, str] = {}
         self._failures: dict[str, BaseException] = {}
 
     def add(self, run: Run) -> None:
@@ -191,11 +208,23 @@ class Runs:
             self._tasks -= 1
             self._changed.notify_all()
 
+    def hold(self, name: str, why: str) -> None:
+        """Something that nobody works on now goes on in a while, unless the engine closes."""
+        with self._changed:
+            self._held[name] = why
+
+    def let_go(self, name: str) -> None:
+        """Undo `hold`; harmless if there was none."""
+        with self._changed:
+            if self._held.pop(name, None) is not None:
+                self._changed.notify_all()
+
     def wait_idle(self, deadline: float | None) -> bool:
-        """Wait until nothing is running or parked; False if the deadline came first."""
-        return self._wait(
-            lambda: self._hurried or not (self._active or self._parked or self._tasks), deadline
-        )
+        """Wait until nothing is running, parked or held; False if the deadline came first."""
+        return self._wait(lambda: self._hurried or self._is_idle(), deadline)
+
+    def _is_idle(self) -> bool:
+        return not (self._active or self._parked or self._tasks or self._held)
 
     def hurry(self) -> None:
         """Have `wait_idle` wait no longer."""
@@ -220,4 +249,5 @@ class Runs:
         """What is running or parked, for people."""
         with self._changed:
             active = [f"{run.id} ({run.name})" for runs in self._active.values() for run in runs]
-            return active + [f"{each} ({name})" for each, name in self._parked.items()]
+            others = {**self._parked, **self._held}
+            return active + [f"{each} ({name})" for each, name in others.items()]

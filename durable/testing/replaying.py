@@ -129,7 +129,7 @@ def _replay_all(host: Host, workflow_id: str | None) -> Replayed:
         states = host.database.read(workflows.everything)
     for state in states:
         spec = registry.workflow(state.name)
-        missing = recovery._missing(host, spec, state)
+        missing = recovery.what_is_missing(host, spec, state)
         if spec is None or missing is not None:
             report.skipped[state.id] = missing or ""
         elif state.status not in (Status.ENQUEUED, Status.DELAYED):
@@ -143,7 +143,7 @@ def _replay_all(host: Host, workflow_id: str | None) -> Replayed:
 
 def _replay_one(host: Host, spec: WorkflowSpec, state: State) -> None:
     records = host.database.read(partial(steps.load, workflow=state.seq))
-    run = recovery._make_run(spec, state, state.epoch, records)
+    run = recovery.make_run(host, spec, state, state.epoch, records)
     ended = _follow(host, run)
     if isinstance(run.failure, NonDeterminism):
         raise run.failure
