@@ -255,15 +255,10 @@ class Call:
         task = asyncio.current_task()
         assert task is not None
         asked = task.cancelling()
-        limit = asyncio.timeout(self.spec.timeout)
         try:
-            async with limit:
+            if self.spec.timeout is None:
                 return await await_in_step(self.scope, self.step, self.fn)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            what = f"the result of step {self.spec.name!r}"
-            raise WaitTimeout(what, self.spec.timeout or 0.0) from None
+            return await self._await_in_time(self.spec.timeout)
         except asyncio.CancelledError as error:
             if task.cancelling() > asked:
                 raise
@@ -271,6 +266,16 @@ class Call:
                 self.scope.run.id,
                 f"its step {self.spec.name!r} awaited something that had been cancelled",
             ) from error
+
+    async def _await_in_time(self, seconds: float) -> Any:
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                return await await_in_step(self.scope, self.step, self.fn)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise WaitTimeout(f"the result of step {self.spec.name!r}", seconds) from None
 
 
 def run_on_loop(scope: Scope, step: StepCall, coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -368,6 +373,7 @@ async def drive_async(flow: Flow[T], actor: Actor) -> T:
     try:
         command = next(flow)
         await actor.begin_anew()
+        await actor.file.on_loop().turn()
         while True:
             try:
                 actor.begin()

@@ -15,7 +15,7 @@ from durable.clock import Clock, Thread
 T = TypeVar("T")
 
 # So many things are done at once before the loop looks after its other tasks.
-ACTIONS_AT_ONCE = 64
+AT_ONCE = 64
 
 
 class OnLoop:
@@ -25,6 +25,39 @@ class OnLoop:
         self.loop = loop
         self._actions: deque[Callable[[], None]] = deque()
         self._called = False
+        self._room = AT_ONCE
+        self._renewing = False
+        self._crowd: deque[asyncio.Future[None]] = deque()
+
+    async def turn(self) -> None:
+        """Wait for one's turn: of many calls that begin together, a few go on at once.
+
+        So a thousand workflows that a program starts in one ``gather`` do not stop its loop.
+        """
+        if self._room and not self._crowd:
+            self._room -= 1
+            self._renew_soon()
+            return
+        future = self.loop.create_future()
+        self._crowd.append(future)
+        self._renew_soon()
+        await future
+
+    def _renew_soon(self) -> None:
+        if not self._renewing:
+            self._renewing = True
+            self.loop.call_soon(self._renew)
+
+    def _renew(self) -> None:
+        self._renewing = False
+        self._room = AT_ONCE
+        while self._crowd and self._room:
+            future = self._crowd.popleft()
+            if not future.done():
+                future.set_result(None)
+                self._room -= 1
+        if self._crowd:
+            self._renew_soon()
 
     def post(self, action: Callable[[], None]) -> None:
         """Have `action`, which must be quick and not raise, called on the loop soon."""
@@ -36,7 +69,7 @@ class OnLoop:
 
     def _act(self) -> None:
         self._called = False
-        for _ in range(ACTIONS_AT_ONCE):
+        for _ in range(AT_ONCE):
             if not self._actions:
                 return
             self._actions.popleft()()
