@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,10 +33,14 @@ sys.stdout.write(" ".join(name for name in sys.modules if name.split(".")[0] == 
 def importing(setup: Setup) -> Iterator[Figure]:
     """`import durable` beside an import of the standard modules that it names."""
     standard = "import " + ", ".join(sorted(standard_modules()))
-    _seconds("import durable"), _seconds(standard)  # the first ones write bytecode, and read disks
+
+    def seconds(imports: str) -> float:
+        return float(_python(TIMED.format(imports=imports), bytecode=setup.folder))
+
+    seconds("import durable")  # the first ones write bytecode, and read disks
+    seconds(standard)
     pairs = [
-        (_seconds(standard), _seconds("import durable"))
-        for _ in range(setup.rounds * setup.count(5))
+        (seconds(standard), seconds("import durable")) for _ in range(setup.rounds * setup.count(5))
     ]
     without, with_durable = (median(column) for column in zip(*pairs, strict=True))
     yield Figure(
@@ -61,10 +66,17 @@ def standard_modules() -> set[str]:
     return {name for name in found if name.split(".")[0] in sys.stdlib_module_names}
 
 
-def _seconds(imports: str) -> float:
-    return float(_python(TIMED.format(imports=imports)))
-
-
-def _python(program: str) -> str:
-    command = [sys.executable, "-c", program]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+def _python(program: str, bytecode: Path | None = None) -> str:
+    """What the program prints; the bytecode of what it imports is kept in that folder."""
+    environment = dict(os.environ)
+    if bytecode is not None:
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        environment["PYTHONPYCACHEPREFIX"] = str(bytecode)
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program],  # -S: nothing that site has imported before
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    return done.stdout
