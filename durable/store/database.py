@@ -407,14 +407,14 @@ class Database:
             self._choose_leader()
 
     def _choose_leader(self) -> None:
-        """With the mutex held: the first that waits leads; whoever waits for idleness is told."""
+        """With the mutex held: the first that waits leads; if there is none, `close` is told."""
         self._queue = [each for each in self._queue if not (each.done or each.gone)]
         self._leader = self._queue[0] if self._queue else None
         if self._leader is not None:
             self._leader.wake()
-            return
-        with self._idle_lock:
-            self._idle.notify_all()
+        elif self._closing:
+            with self._idle_lock:
+                self._idle.notify_all()
 
     def _replace_leader(self) -> None:
         """Let another lead, if the one whose turn it is was interrupted."""

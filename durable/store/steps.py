@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from durable.store.database import Tx
 from durable.store.workflows import RunIsOver
@@ -11,8 +10,7 @@ from durable.store.workflows import RunIsOver
 VALUE, ERROR, TIMEOUT, CANCELLED = "value", "error", "timeout", "cancelled"
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a step stands in its run: a lane (``''`` is the workflow) and a number from 1."""
 
     lane: str
@@ -30,16 +28,14 @@ NOWHERE = Place("", 0)
 """Where a caller outside workflows stands."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How a step ended: VALUE or ERROR, with the recorded text, TIMEOUT or CANCELLED."""
 
     kind: str
     text: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A recorded step; without an `outcome` it is undecided."""
 
     name: str
