@@ -118,7 +118,7 @@ class Tx:
 class _Request(Generic[T]):
     """One call of `write`, from its thread to the one that leads and back."""
 
-    __slots__ = ("condition", "done", "error", "fn", "gone", "label", "lock", "result", "tx")
+    __slots__ = ("condition", "done", "error", "fn", "gone", "label", "result", "tx")
 
     def __init__(self, label: str, fn: Callable[[Tx], T], tx: Tx) -> None:
         self.label = label
@@ -128,13 +128,12 @@ class _Request(Generic[T]):
         self.gone = False
         self.result: T | None = None
         self.error: BaseException | None = None
-        self.lock = threading.Lock()
         self.condition: threading.Condition | None = None  # made where another leads
 
     def wake(self) -> None:
         """Let its thread look whether it is done, or whether it leads."""
         if self.condition is not None:
-            with self.lock:
+            with self.condition:
                 self.condition.notify()
 
     def outcome(self) -> T:
@@ -349,7 +348,7 @@ class Database:
             if isinstance(request, _Later):
                 self._writer_thread.outstanding.add(request)
             elif not first:
-                request.condition = threading.Condition(request.lock)
+                request.condition = threading.Condition(threading.Lock())
             self._queue.append(request)
             if first:
                 self._leader = request
@@ -365,7 +364,7 @@ class Database:
         while not ready():
             look_again = self._clock.now() + LOOK_FOR_LEADER_SECONDS
             try:
-                with request.lock:
+                with request.condition:
                     self._clock.wait(request.condition, ready, look_again)
             except RuntimeError as error:
                 # Python's own Condition.wait, interrupted while it takes its lock back.
@@ -424,9 +423,9 @@ class Database:
 
     def notify(self) -> None:
         """Tell of the keys that commits have touched; some may be told twice, none is missed."""
-        untold = list(self._untold)
-        if not untold:
+        if not self._untold:
             return
+        untold = list(self._untold)
         self._on_commit([key for request in untold for key in request.tx.touched])
         with self._mutex:
             self._untold = [each for each in self._untold if each not in untold]
