@@ -85,7 +85,7 @@ def take_up_or_park(host: Host, states: Sequence[State]) -> None:
     """Let the workflows go on: now, or when what they wait for has come."""
     ready: list[tuple[WorkflowSpec, State]] = []
     for state in states:
-        with _or_try_again(host, [state]):
+        with _or_try_again(host, state):
             spec = registry.workflow(state.name)
             missing = what_is_missing(host, spec, state)
             if spec is None or missing is not None:
@@ -104,21 +104,20 @@ def take_up_or_park(host: Host, states: Sequence[State]) -> None:
         except DurableError:
             pass  # of one of them, perhaps: each on its own
     for each in ready:
-        with _or_try_again(host, [each[1]]):
+        with _or_try_again(host, each[1]):
             take_up(host, [each])
 
 
 @contextmanager
-def _or_try_again(host: Host, states: Sequence[State]) -> Iterator[None]:
-    """What goes wrong in the block is logged, and the workflows are taken up later."""
+def _or_try_again(host: Host, state: State) -> Iterator[None]:
+    """What goes wrong in the block is logged, and the workflow is taken up later."""
     try:
         yield
     except EngineClosed:
         pass
     except DurableError as error:
-        for state in states:
-            log.error("workflow %r (%s) is not taken up yet: %s", state.id, state.name, error)
-            try_again(host, state)
+        log.error("workflow %r (%s) is not taken up yet: %s", state.id, state.name, error)
+        try_again(host, state)
 
 
 def try_again(host: Host, state: State) -> None:
