@@ -70,7 +70,7 @@ class SystemClock:
 
     def now(self) -> float:
         """The wall clock's moment, in whole microseconds as a ``datetime`` has them."""
-        return round(time.time(), 6)
+        return time.time_ns() // 1_000 / 1_000_000  # round() takes twenty times as long
 
     def wait(
         self, condition: threading.Condition, ready: Callable[[], bool], deadline: float | None

@@ -380,7 +380,7 @@ class Engine(Client):
         self._close_session(host)
         host.database.close()
         host.waiting.notify_all()
-        host.join(GRACE)
+        host.threads.close(GRACE)
         self._lock.release()
         atexit.unregister(self._close_at_exit)
         if self in _engines:

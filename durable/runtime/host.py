@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-from durable.clock import Thread
 from durable.errors import DurableError, EngineClosed
 from durable.runtime.file import File
 from durable.runtime.hooks import Hooks
 from durable.runtime.loops import LoopThread, OnLoop
 from durable.runtime.runs import Run, Runs, Slot
+from durable.runtime.threads import Threads
 from durable.runtime.timers import Timers
 from durable.store import workflows
 from durable.store.database import Tx
@@ -64,9 +64,10 @@ class Host(File):
     blocked: dict[str, str] = field(default_factory=dict)
     """Unfinished workflows whose code or instance this program lacks: id and reason."""
     warned: set[str] = field(default_factory=set)
-    _threads: list[Thread] = field(default_factory=list)
-    _threads_mutex: threading.Lock = field(default_factory=threading.Lock)
-    _prune_at: int = 64
+    threads: Threads = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.threads = Threads(self.clock)
 
     def new_id(self) -> str:
         """The id of a workflow that is given none."""
@@ -106,12 +107,7 @@ class Host(File):
                 expected = isinstance(error, DurableError)
                 log.error("%s: %s", name, error, exc_info=None if expected else error)
 
-        options = {"background": True} if background else {}
-        with self._threads_mutex:
-            if len(self._threads) >= self._prune_at:
-                self._threads = [thread for thread in self._threads if thread.is_alive()]
-                self._prune_at = 2 * len(self._threads) + 64
-            self._threads.append(self.clock.spawn(name, guarded, **options))
+        self.threads.run(name, guarded, background=background)
 
     def spawn_task(self, name: str, target: Callable[[], None]) -> None:
         """`spawn`, for what may make runs begin: the engine is not idle until it has ended."""
@@ -129,23 +125,13 @@ class Host(File):
             self.runs.end_task()
             raise
 
-    def join(self, timeout: float) -> None:
-        """Wait for the threads to end, `timeout` seconds at most for those that are stuck."""
-        deadline = self.clock.now() + timeout
-        with self._threads_mutex:
-            threads, self._threads = self._threads, []
-        for thread in threads:
-            if not thread.is_alive():
-                continue
-            thread.join(max(0.0, deadline - self.clock.now()))
-
     def notified(self, keys: Sequence[str]) -> None:
         """A commit, of this process or of another, touched these keys."""
         self.waiting.notify(keys)
         for key in keys:
             kind, _, name = key.partition("/")
             if kind == "cancel":
-                self.cancels += 1
+                self.cancels += 1  # before the look at the runs: see recovery.take_up
                 self._stop_if_over(name)
             elif kind == "start" and self.on_start is not None:
                 self.on_start(name)

@@ -118,7 +118,7 @@ class Tx:
 class _Request(Generic[T]):
     """One call of `write`, from its thread to the one that leads and back."""
 
-    __slots__ = ("condition", "done", "error", "fn", "gone", "label", "lock", "result", "tx")
+    __slots__ = ("condition", "done", "error", "fn", "gone", "label", "result", "tx")
 
     def __init__(self, label: str, fn: Callable[[Tx], T], tx: Tx) -> None:
         self.label = label
@@ -128,13 +128,12 @@ class _Request(Generic[T]):
         self.gone = False
         self.result: T | None = None
         self.error: BaseException | None = None
-        self.lock = threading.Lock()
         self.condition: threading.Condition | None = None  # made where another leads
 
     def wake(self) -> None:
         """Let its thread look whether it is done, or whether it leads."""
         if self.condition is not None:
-            with self.lock:
+            with self.condition:
                 self.condition.notify()
 
     def outcome(self) -> T:
@@ -349,7 +348,7 @@ class Database:
             if isinstance(request, _Later):
                 self._writer_thread.outstanding.add(request)
             elif not first:
-                request.condition = threading.Condition(request.lock)
+                request.condition = threading.Condition(threading.Lock())
             self._queue.append(request)
             if first:
                 self._leader = request
@@ -365,7 +364,7 @@ class Database:
         while not ready():
             look_again = self._clock.now() + LOOK_FOR_LEADER_SECONDS
             try:
-                with request.lock:
+                with request.condition:
                     self._clock.wait(request.condition, ready, look_again)
             except RuntimeError as error:
                 # Python's own Condition.wait, interrupted while it takes its lock back.
@@ -407,14 +406,14 @@ class Database:
             self._choose_leader()
 
     def _choose_leader(self) -> None:
-        """With the mutex held: the first that waits leads; whoever waits for idleness is told."""
+        """With the mutex held: the first that waits leads; if there is none, `close` is told."""
         self._queue = [each for each in self._queue if not (each.done or each.gone)]
         self._leader = self._queue[0] if self._queue else None
         if self._leader is not None:
             self._leader.wake()
-            return
-        with self._idle_lock:
-            self._idle.notify_all()
+        elif self._closing:
+            with self._idle_lock:
+                self._idle.notify_all()
 
     def _replace_leader(self) -> None:
         """Let another lead, if the one whose turn it is was interrupted."""
@@ -424,9 +423,9 @@ class Database:
 
     def notify(self) -> None:
         """Tell of the keys that commits have touched; some may be told twice, none is missed."""
-        untold = list(self._untold)
-        if not untold:
+        if not self._untold:
             return
+        untold = list(self._untold)
         self._on_commit([key for request in untold for key in request.tx.touched])
         with self._mutex:
             self._untold = [each for each in self._untold if each not in untold]
