@@ -118,7 +118,7 @@ class Tx:
 class _Request(Generic[T]):
     """One call of `write`, from its thread to the one that leads and back."""
 
-    __slots__ = ("condition", "done", "error", "fn", "gone", "label", "result", "tx")
+    __slots__ = ("condition", "done", "error", "fn", "gone", "label", "lock", "result", "tx")
 
     def __init__(self, label: str, fn: Callable[[Tx], T], tx: Tx) -> None:
         self.label = label
@@ -128,12 +128,20 @@ class _Request(Generic[T]):
         self.gone = False
         self.result: T | None = None
         self.error: BaseException | None = None
-        self.condition: threading.Condition | None = None  # made where another leads
+        # Both are made where another leads. It is the lock that is entered: a Ctrl-C inside of
+        # Condition.__enter__ would leave it locked.
+        self.lock: threading.Lock | None = None
+        self.condition: threading.Condition | None = None
+
+    def follow(self) -> None:
+        """Another leads: there will be something to wait for."""
+        self.lock = threading.Lock()
+        self.condition = threading.Condition(self.lock)
 
     def wake(self) -> None:
         """Let its thread look whether it is done, or whether it leads."""
-        if self.condition is not None:
-            with self.condition:
+        if self.lock is not None and self.condition is not None:
+            with self.lock:
                 self.condition.notify()
 
     def outcome(self) -> T:
@@ -348,7 +356,7 @@ class Database:
             if isinstance(request, _Later):
                 self._writer_thread.outstanding.add(request)
             elif not first:
-                request.condition = threading.Condition(threading.Lock())
+                request.follow()
             self._queue.append(request)
             if first:
                 self._leader = request
@@ -356,7 +364,7 @@ class Database:
 
     def _follow(self, request: _Request[Any]) -> None:
         """Wait until the request is done, or it is its thread's turn to lead."""
-        assert request.condition is not None
+        assert request.lock is not None and request.condition is not None
 
         def ready() -> bool:
             return request.done or self._leader is request
@@ -364,7 +372,7 @@ class Database:
         while not ready():
             look_again = self._clock.now() + LOOK_FOR_LEADER_SECONDS
             try:
-                with request.condition:
+                with request.lock:
                     self._clock.wait(request.condition, ready, look_again)
             except RuntimeError as error:
                 # Python's own Condition.wait, interrupted while it takes its lock back.
