@@ -23,6 +23,7 @@ class Watcher:
         self._watch = host.database.watch()
         self._seen = host.database.read(signals.last)  # after the watch: nothing falls in between
         self._forgotten = 0
+        self._complained = False
         self._thread: Thread | None = None
 
     def start(self) -> None:
@@ -61,10 +62,17 @@ class Watcher:
                 if self._closed:
                     return
             self._host.database.notify()  # what an interrupted thread did not tell of
-            if self._watch.changed():
-                try:
+            try:
+                if self._watch.changed():
                     self.turn()
-                except EngineClosed:
-                    return
-                except DurableError as error:
-                    log.error("signals of other processes could not be read: %s", error)
+                self._complained = False
+            except EngineClosed:
+                return
+            except DurableError as error:
+                self._complain(error)
+
+    def _complain(self, error: DurableError) -> None:
+        """Log what is wrong with the file, once as long as it lasts."""
+        if not self._complained:
+            log.error("signals of other processes could not be read: %s", error)
+        self._complained = True

@@ -640,7 +640,7 @@ class Database:
 
     def watch(self) -> Watch:
         """A look at whether any other connection has changed the file since the last look."""
-        return Watch(self._connect())
+        return Watch(self._connect(), self.path)
 
     @property
     def closed(self) -> bool:
@@ -674,8 +674,9 @@ class Database:
 class Watch:
     """Tells when another connection has changed the file: four microseconds a look."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
         self._connection = connection
+        self._path = path
         self._seen = self._version()
 
     def changed(self) -> bool:
@@ -690,7 +691,10 @@ class Watch:
         self._connection.close()
 
     def _version(self) -> int:
-        return cast(int, self._connection.execute("PRAGMA data_version").fetchone()[0])
+        try:
+            return cast(int, self._connection.execute("PRAGMA data_version").fetchone()[0])
+        except sqlite3.Error as error:
+            raise translate(error, self._path) from error
 
 
 _WRITES = (sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE)
