@@ -157,8 +157,8 @@ class Engine(Client):
         except BaseException:
             database.close()
             raise
-        host.on_start = lambda workflow_id: host.spawn_task(
-            f"durable start {workflow_id}", partial(self._take_up, host, workflow_id)
+        host.on_start = lambda ids: host.spawn_task(
+            f"durable start {ids[0]}", partial(recovery.ensure_all_running, host, ids)
         )
         self._watcher = watcher
         return host

@@ -28,8 +28,8 @@ class Host(File):
     hooks: Hooks
     version: str | None = None
     session: int = 0
-    on_start: Callable[[str], None] | None = None
-    """Called with the id of a workflow that somebody wants to be taken up."""
+    on_start: Callable[[list[str]], None] | None = None
+    """Called with the ids of workflows that somebody wants to be taken up."""
     stopping: bool = False
     blocked: dict[str, str] = field(default_factory=dict)
     """Unfinished workflows whose code or instance this program lacks: id and reason."""
@@ -112,12 +112,15 @@ class Host(File):
     def notified(self, keys: Sequence[str]) -> None:
         """A commit, of this process or of another, touched these keys."""
         self.waiting.notify(keys)
+        wanted = []
         for key in keys:
             kind, _, workflow_id = key.partition("/")
             if kind == "cancel":
                 self._stop_if_over(workflow_id)
-            elif kind == "start" and self.on_start is not None:
-                self.on_start(workflow_id)
+            elif kind == "start":
+                wanted.append(workflow_id)
+        if wanted and self.on_start is not None:
+            self.on_start(wanted)
 
     def stop(self, run: Run, failure: BaseException | None = None) -> None:
         """Tell a run to stop, and wake it if it waits."""

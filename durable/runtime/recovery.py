@@ -57,6 +57,17 @@ def ensure_running(host: Host, workflow_id: str) -> None:
         take_up_or_park(host, state)
 
 
+def ensure_all_running(host: Host, workflow_ids: Iterable[str]) -> None:
+    """`ensure_running` for each of them; what goes wrong with one is logged and stops no other."""
+    for workflow_id in workflow_ids:
+        try:
+            ensure_running(host, workflow_id)
+        except EngineClosed:
+            return
+        except DurableError as error:
+            log.error("workflow %r could not be taken up: %s", workflow_id, error)
+
+
 def take_up_or_park(host: Host, state: State) -> None:
     """Let the workflow go on: now, or when what it waits for has come."""
     try:
@@ -184,13 +195,7 @@ def retry_blocked(host: Host) -> None:
     """A workflow or an instance was declared: what lacked it may go on."""
     blocked: Iterable[str] = list(host.blocked)
     host.blocked.clear()
-    for workflow_id in blocked:
-        try:
-            ensure_running(host, workflow_id)
-        except EngineClosed:
-            return
-        except DurableError as error:
-            log.error("workflow %r could not be taken up: %s", workflow_id, error)
+    ensure_all_running(host, blocked)
 
 
 # ---------------------------------------------------------------------- what waits
