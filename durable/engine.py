@@ -79,10 +79,12 @@ class Engine(Client):
         if recover not in ("auto", "manual") and not callable(recover):
             raise InvalidArgument(f"recover is 'auto', 'manual' or a predicate, not {recover!r}")
         check_optional_text(version, "the version of an engine", empty=True)
+        if not isinstance(schedules, bool):
+            raise InvalidArgument(f"schedules is True or False, not {schedules!r}")
         self._synchronous = synchronous
         self._recover = recover
         self._version = version
-        self._fires = bool(schedules)
+        self._fires = schedules
         self._scheduler: Scheduler
         self._hooks = Hooks()
         self._host: Host | None = None

@@ -212,7 +212,13 @@ def test_the_timeout_of_the_workflow_holds(engine: TestEngine) -> None:
             handle.result()
 
 
-def test_an_engine_may_be_told_not_to_fire(file: str, clock: VirtualClock) -> None:
+def test_whether_it_fires_is_yes_or_no(file: str) -> None:
+    """A list of names, say, is refused."""
+    with pytest.raises(InvalidArgument, match="schedules is True or False"):
+        Engine(file, schedules=["job"])  # type: ignore[arg-type]
+
+
+def test_an_engine_may_be_told_not_to_fire() -> None:
     """It knows its schedules, and what is triggered runs; a testing engine is told so."""
     every("* * * * *")
     for options in ({}, {"schedules": False}):
@@ -811,6 +817,21 @@ def test_methods_are_refused_and_static_ones_are_not(engine: TestEngine) -> None
     assert ran(engine) == [minutes(60)]
 
 
+# ---------------------------------------------------------------------- daylight saving
+
+
+@pytest.mark.parametrize(("day", "hours"), [("2026-03-28", 71), ("2026-10-24", 73)])
+def test_a_daily_job_over_a_change_of_the_clocks(day: str, hours: int) -> None:
+    """N42: once on each of three days, of which one has an hour less, or one more."""
+    start = datetime.fromisoformat(day).replace(tzinfo=ZoneInfo("Europe/Berlin"))
+    with testing.engine(clock=VirtualClock(start=start), schedules=True) as engine:
+        every("30 2 * * *", tz="Europe/Berlin", missed="all")
+        engine.clock.advance(hours=hours)
+        assert [f"{each:%d}" for each in ran(engine)] == [
+            f"{start + timedelta(days=count):%d}" for count in range(3)
+        ]
+
+
 # ---------------------------------------------------------------------- the testing kit
 
 
@@ -879,10 +900,23 @@ def test_it_works_in_any_order_of_threads() -> None:
     testing.orders(program, runs=50, schedules=True)
 
 
+def short_program(engine: TestEngine) -> None:
+    """A job of one moment."""
+    every("*/5 * * * *")
+
+    @workflow(name="app:seven")
+    def seven() -> None:
+        durable.sleep_until(minutes(7))
+
+    seven.options(id="seven").start().result()
+    assert engine.handle("job@2026-01-01T00:05:00Z").result() == minutes(5)
+
+
 @pytest.mark.slow
 def test_it_survives_two_crashes_in_a_row() -> None:
     """The engine that recovers dies as well."""
-    testing.crashes(program, schedules=True, depth=2)
+    report = testing.crashes(short_program, schedules=True, depth=2)
+    assert report.places > 100
 
 
 def test_an_engine_that_dies_each_second_around_a_moment(file: str) -> None:
