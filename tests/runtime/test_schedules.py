@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,6 +37,7 @@ from durable.cron import parse_cron
 from durable.records import Schedule
 from durable.runtime.schedules import AT_ONCE, Due, due, grace
 from durable.testing import Deadlock, TestEngine, VirtualClock
+from tests.processes.programs import Program, new_seed
 from tests.support import PATIENCE, dying, until
 
 # The virtual clock begins with the year 2026.
@@ -917,6 +920,38 @@ def test_it_survives_two_crashes_in_a_row() -> None:
     """The engine that recovers dies as well."""
     report = testing.crashes(short_program, schedules=True, depth=2)
     assert report.places > 100
+
+
+SERVES = """
+@durable.schedule("* * * * * *", missed="all", name="job")
+@workflow(name="app:job")
+def job(moment):
+    return moment
+
+Engine(sys.argv[1]).open()
+print("open")
+time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_again_and_again(path: str) -> None:
+    """N41, with SIGKILL: each second from the first to the last has one run, which has ended."""
+    rng = random.Random(new_seed())
+    for _ in range(12):
+        with Program(SERVES, path) as program:
+            assert program.line() == "open"
+            time.sleep(rng.uniform(0, 1.2))
+            program.kill()
+    every("* * * * * *", missed="all")
+    with Engine(path) as engine:
+        count = len(ran(engine))
+        until(lambda: len(ran(engine)) > count)
+    with Client(path) as client:
+        found = ran(client)
+        assert len(found) >= 3
+        assert found == [found[0] + timedelta(seconds=count) for count in range(len(found))]
+        assert {each.status for each in client.workflows(limit=1000)} == {Status.SUCCESS}
 
 
 def test_an_engine_that_dies_each_second_around_a_moment(file: str) -> None:
