@@ -26,7 +26,7 @@ from durable.runtime.hooks import Hooks
 from durable.runtime.host import Host, log
 from durable.runtime.registry import registry
 from durable.runtime.runs import Runs
-from durable.runtime.schedules import Scheduler
+from durable.runtime.scheduler import Scheduler
 from durable.runtime.timers import Timers
 from durable.runtime.waiting import Waiting
 from durable.runtime.watcher import Watcher

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, TypeVar
 
 from durable.checks import check_id
 from durable.cron import Cron, parse_cron
@@ -13,17 +13,14 @@ from durable.errors import InvalidArgument
 from durable.runtime.registry import ScheduleSpec, WorkflowSpec, registry
 from durable.zones import find_zone
 
-P = ParamSpec("P")
-R = TypeVar("R")
+W = TypeVar("W", bound=WorkflowFunction[Concatenate[datetime, ...], Any])
 
 Missed = Literal["skip", "latest", "all"]
 
 
 def schedule(
     cron: str, *, tz: str = "UTC", missed: Missed = "latest", name: str | None = None
-) -> Callable[
-    [WorkflowFunction[Concatenate[datetime, P], R]], WorkflowFunction[Concatenate[datetime, P], R]
-]:
+) -> Callable[[W], W]:
     """Run a workflow at each moment of a cron expression, once, while an engine is open.
 
     `cron` has five fields (minute, hour, day of the month, month, day of the week), or six with the
@@ -49,9 +46,7 @@ def schedule(
         raise InvalidArgument(f"missed is 'skip', 'latest' or 'all', not {missed!r}")
     given = None if name is None else check_id(name, "the name of a schedule")
 
-    def declare(
-        wf: WorkflowFunction[Concatenate[datetime, P], R],
-    ) -> WorkflowFunction[Concatenate[datetime, P], R]:
+    def declare(wf: W) -> W:
         workflow = _check_workflow(wf)
         own = given or _name_of(workflow, expression, tz)
         registry.add_schedule(ScheduleSpec(own, workflow, expression, tz, zone, missed))

@@ -35,7 +35,7 @@ from durable import (
 from durable.clock import SystemClock
 from durable.cron import parse_cron
 from durable.records import Schedule
-from durable.runtime.schedules import AT_ONCE, Due, due, grace
+from durable.runtime.scheduler import AT_ONCE, Due, due, grace
 from durable.testing import Deadlock, TestEngine, VirtualClock
 from tests.processes.programs import Program, new_seed
 from tests.support import PATIENCE, dying, until
