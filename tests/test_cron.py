@@ -16,6 +16,9 @@ from durable.cron import MACROS, last_until, moments, next_after, parse_cron
 from durable.errors import InvalidArgument, InvalidCron
 from durable.zones import HOP, at_wall, change_after, find_zone, offset_at
 from tests.processes.programs import new_seed
+from tests.support import needs_zones
+
+pytestmark = needs_zones
 
 MINUTE = 60
 BERLIN = "Europe/Berlin"

@@ -38,7 +38,7 @@ from durable.records import Schedule
 from durable.runtime.scheduler import AT_ONCE, Due, due, grace
 from durable.testing import Deadlock, TestEngine, VirtualClock
 from tests.processes.programs import Program, new_seed
-from tests.support import PATIENCE, dying, until
+from tests.support import PATIENCE, dying, needs_zones, until
 
 # The virtual clock begins with the year 2026.
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -151,6 +151,7 @@ def test_how_late_a_moment_may_be(following: int, late: float) -> None:
 # ---------------------------------------------------------------------- firing
 
 
+@needs_zones
 def test_it_runs_at_each_moment_and_is_told_which(engine: TestEngine) -> None:
     """An aware datetime in the zone of the schedule; the id is made of the name and the moment."""
     every("0 7 * * *", tz="Europe/Berlin")
@@ -719,6 +720,7 @@ def test_a_run_that_fails_stops_nothing(engine: TestEngine) -> None:
 # ---------------------------------------------------------------------- declaring
 
 
+@needs_zones
 def test_names_of_several_schedules_of_one_workflow() -> None:
     """The one next to the function has the workflow's name; others have their expression, too."""
 
@@ -823,6 +825,7 @@ def test_methods_are_refused_and_static_ones_are_not(engine: TestEngine) -> None
 # ---------------------------------------------------------------------- daylight saving
 
 
+@needs_zones
 @pytest.mark.parametrize(("day", "hours"), [("2026-03-28", 71), ("2026-10-24", 73)])
 def test_a_daily_job_over_a_change_of_the_clocks(day: str, hours: int) -> None:
     """N42: once on each of three days, of which one has an hour less, or one more."""
@@ -847,7 +850,7 @@ def test_a_schedule_alone_is_nothing_to_wait_for(engine: TestEngine) -> None:
         durable.recv("never")
 
     handle = waits.start()
-    with pytest.raises(Deadlock):
+    with pytest.raises(Deadlock, match=r"durable schedules: waits until .*clock\.advance"):
         handle.result()
     assert ran(engine) == []
 
@@ -932,6 +935,19 @@ Engine(sys.argv[1]).open()
 print("open")
 time.sleep(60)
 """
+
+
+@pytest.mark.slow
+def test_a_program_of_schedules_alone_serves_until_it_is_told_to_end(path: str) -> None:
+    """SIGTERM ends it, with nothing on its standard error."""
+    script = SERVES.replace("Engine(sys.argv[1]).open()", "engine = Engine(sys.argv[1]).open()")
+    with Program(script.replace("time.sleep(60)", "engine.serve()"), path) as program:
+        assert program.line() == "open"
+        with Client(path) as client:
+            until(lambda: len(ran(client)) >= 2)
+        program.terminate()
+        assert program.wait() == 0
+        assert program.errors() == ""
 
 
 @pytest.mark.slow
