@@ -93,12 +93,11 @@ class Cron:
     def wall_from(self, wall: int) -> int | None:
         """The first wall that it is due at, from `wall` on; None if there is none any more."""
         day, second = divmod(wall, DAY)
-        found = self._day_from(day)
-        if found == day:
+        if self._is_due_on(date.fromordinal(day + _FIRST_DAY)):
             time = self._time_from(second)
             if time is not None:
                 return day * DAY + time
-            found = self._day_from(day + 1)
+        found = self._day_from(day + 1)
         return None if found is None else found * DAY + self._first_time()
 
     @property
@@ -132,20 +131,19 @@ class Cron:
         first = date.fromordinal(day + _FIRST_DAY)
         for year in range(first.year, min(first.year + _CYCLE, _LAST_YEAR) + 1):
             for month in self.months:
-                if (year, month) >= (first.year, first.month):
-                    for number in self._days_of(year, month):
-                        found = date(year, month, number).toordinal() - _FIRST_DAY
-                        if found >= day:
-                            return found
+                if (year, month) < (first.year, first.month):
+                    continue
+                start = first.day if (year, month) == (first.year, first.month) else 1
+                for number in range(start, calendar.monthrange(year, month)[1] + 1):
+                    found = date(year, month, number)
+                    if self._is_due_on(found):
+                        return found.toordinal() - _FIRST_DAY
         return None
 
-    def _days_of(self, year: int, month: int) -> Iterator[int]:
-        monday_based, length = calendar.monthrange(year, month)
-        for number in range(1, length + 1):
-            by_month = number in self.days
-            by_week = (monday_based + number) % 7 in self.weekdays
-            if (by_month or by_week) if self.either_day else (by_month and by_week):
-                yield number
+    def _is_due_on(self, day: date) -> bool:
+        by_month, by_week = day.day in self.days, day.isoweekday() % 7 in self.weekdays
+        right = (by_month or by_week) if self.either_day else (by_month and by_week)
+        return right and day.month in self.months
 
 
 def _at_least(numbers: tuple[int, ...], least: int) -> int | None:

@@ -28,7 +28,7 @@ from durable.runtime.host import Host, log
 from durable.runtime.queues import Queues
 from durable.runtime.registry import registry
 from durable.runtime.runs import Runs
-from durable.runtime.schedules import Scheduler
+from durable.runtime.scheduler import Scheduler
 from durable.runtime.timers import Timers
 from durable.runtime.waiting import Waiting
 from durable.runtime.watcher import Watcher
@@ -81,10 +81,12 @@ class Engine(Client):
         if recover not in ("auto", "manual") and not callable(recover):
             raise InvalidArgument(f"recover is 'auto', 'manual' or a predicate, not {recover!r}")
         check_optional_text(version, "the version of an engine", empty=True)
+        if not isinstance(schedules, bool):
+            raise InvalidArgument(f"schedules is True or False, not {schedules!r}")
         self._synchronous = synchronous
         self._recover = recover
         self._version = version
-        self._fires = bool(schedules)
+        self._fires = schedules
         self._scheduler: Scheduler
         self._hooks = Hooks()
         self._host: Host | None = None
@@ -182,8 +184,8 @@ class Engine(Client):
         except BaseException:
             database.close()
             raise
-        host.on_start = lambda workflow_id: host.spawn_task(
-            f"durable start {workflow_id}", partial(self._take_up, host, workflow_id)
+        host.on_start = lambda ids: host.spawn_task(
+            f"durable start {ids[0]}", partial(recovery.take_up_all_loose, host, ids)
         )
         self._watcher = watcher
         return host

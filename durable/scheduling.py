@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Literal, TypeVar
+from typing import Any, Concatenate, Literal, TypeVar
 
 from durable.checks import check_id
 from durable.cron import Cron, parse_cron
@@ -13,7 +13,7 @@ from durable.errors import InvalidArgument
 from durable.runtime.registry import ScheduleSpec, WorkflowSpec, registry
 from durable.zones import find_zone
 
-W = TypeVar("W", bound=DeclaredWorkflow[Any, Any])
+W = TypeVar("W", bound=DeclaredWorkflow[Concatenate[datetime, ...], Any])
 
 Missed = Literal["skip", "latest", "all"]
 

@@ -51,8 +51,8 @@ class Host(File):
     hooks: Hooks
     version: str | None = None
     session: int = 0
-    on_start: Callable[[str], None] | None = None
-    """Called with the id of a workflow that somebody wants to be taken up."""
+    on_start: Callable[[list[str]], None] | None = None
+    """Called with the ids of workflows that somebody wants to be taken up."""
     loop: OnLoop | None = None
     """Where its coroutines run, once there is one: the program's loop, or one of its own."""
     loop_thread: LoopThread | None = None
@@ -128,15 +128,18 @@ class Host(File):
     def notified(self, keys: Sequence[str]) -> None:
         """A commit, of this process or of another, touched these keys."""
         self.waiting.notify(keys)
+        wanted = []
         for key in keys:
             kind, _, name = key.partition("/")
             if kind == "cancel":
                 self.cancels += 1  # before the look at the runs: see recovery.take_up
                 self._stop_if_over(name)
-            elif kind == "start" and self.on_start is not None:
-                self.on_start(name)
+            elif kind == "start":
+                wanted.append(name)
             elif kind == "queue" and self.queues is not None:
                 self.queues.notice(name)
+        if wanted and self.on_start is not None:
+            self.on_start(wanted)
 
     def stop(self, run: Run, failure: BaseException | None = None) -> None:
         """Tell a run to stop, and wake it if it waits."""

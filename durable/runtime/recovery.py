@@ -77,6 +77,17 @@ def take_up_if_loose(host: Host, workflow_id: str) -> None:
         take_up_or_park(host, [state])
 
 
+def take_up_all_loose(host: Host, workflow_ids: Iterable[str]) -> None:
+    """`take_up_if_loose` for each; what goes wrong with one is logged and stops no other."""
+    for workflow_id in workflow_ids:
+        try:
+            take_up_if_loose(host, workflow_id)
+        except EngineClosed:
+            return
+        except DurableError as error:
+            log.error("workflow %r could not be taken up: %s", workflow_id, error)
+
+
 def _is_loose(host: Host, state: State) -> bool:
     return state.status is Status.PENDING and not host.runs.has(state.id)
 
@@ -247,13 +258,7 @@ def retry_blocked(host: Host) -> None:
     """A workflow or an instance was declared: what lacked it may go on."""
     blocked: Iterable[str] = list(host.blocked)
     host.blocked.clear()
-    for workflow_id in blocked:
-        try:
-            take_up_if_loose(host, workflow_id)
-        except EngineClosed:
-            return
-        except DurableError as error:
-            log.error("workflow %r could not be taken up: %s", workflow_id, error)
+    take_up_all_loose(host, blocked)
 
 
 # ---------------------------------------------------------------------- what waits

@@ -437,7 +437,10 @@ class VirtualClock:
             return f"{'running' if member is self._holder else 'ready'}{at}"
         if member.waits.deadline is None:
             return f"waits{at}"
-        return f"waits until {show_moment(member.waits.deadline)}{at}"
+        until = f"waits until {show_moment(member.waits.deadline)}"
+        if member.background:
+            return f"{until}, which clock.advance() and sleeps pass, but nobody waits for"
+        return f"{until}{at}"
 
 
 def _not_the_owner() -> InvalidArgument:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,9 +35,10 @@ from durable import (
 from durable.clock import SystemClock
 from durable.cron import parse_cron
 from durable.records import Schedule
-from durable.runtime.schedules import AT_ONCE, Due, due, grace
+from durable.runtime.scheduler import AT_ONCE, Due, due, grace
 from durable.testing import Deadlock, TestEngine, VirtualClock
-from tests.support import PATIENCE, dying, until
+from tests.processes.programs import Program, new_seed
+from tests.support import PATIENCE, dying, needs_zones, until
 
 # The virtual clock begins with the year 2026.
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -148,6 +151,7 @@ def test_how_late_a_moment_may_be(following: int, late: float) -> None:
 # ---------------------------------------------------------------------- firing
 
 
+@needs_zones
 def test_it_runs_at_each_moment_and_is_told_which(engine: TestEngine) -> None:
     """An aware datetime in the zone of the schedule; the id is made of the name and the moment."""
     every("0 7 * * *", tz="Europe/Berlin")
@@ -212,7 +216,13 @@ def test_the_timeout_of_the_workflow_holds(engine: TestEngine) -> None:
             handle.result()
 
 
-def test_an_engine_may_be_told_not_to_fire(file: str, clock: VirtualClock) -> None:
+def test_whether_it_fires_is_yes_or_no(file: str) -> None:
+    """A list of names, say, is refused."""
+    with pytest.raises(InvalidArgument, match="schedules is True or False"):
+        Engine(file, schedules=["job"])  # type: ignore[arg-type]
+
+
+def test_an_engine_may_be_told_not_to_fire() -> None:
     """It knows its schedules, and what is triggered runs; a testing engine is told so."""
     every("* * * * *")
     for options in ({}, {"schedules": False}):
@@ -710,6 +720,7 @@ def test_a_run_that_fails_stops_nothing(engine: TestEngine) -> None:
 # ---------------------------------------------------------------------- declaring
 
 
+@needs_zones
 def test_names_of_several_schedules_of_one_workflow() -> None:
     """The one next to the function has the workflow's name; others have their expression, too."""
 
@@ -811,6 +822,22 @@ def test_methods_are_refused_and_static_ones_are_not(engine: TestEngine) -> None
     assert ran(engine) == [minutes(60)]
 
 
+# ---------------------------------------------------------------------- daylight saving
+
+
+@needs_zones
+@pytest.mark.parametrize(("day", "hours"), [("2026-03-28", 71), ("2026-10-24", 73)])
+def test_a_daily_job_over_a_change_of_the_clocks(day: str, hours: int) -> None:
+    """N42: once on each of three days, of which one has an hour less, or one more."""
+    start = datetime.fromisoformat(day).replace(tzinfo=ZoneInfo("Europe/Berlin"))
+    with testing.engine(clock=VirtualClock(start=start), schedules=True) as engine:
+        every("30 2 * * *", tz="Europe/Berlin", missed="all")
+        engine.clock.advance(hours=hours)
+        assert [f"{each:%d}" for each in ran(engine)] == [
+            f"{start + timedelta(days=count):%d}" for count in range(3)
+        ]
+
+
 # ---------------------------------------------------------------------- the testing kit
 
 
@@ -823,7 +850,7 @@ def test_a_schedule_alone_is_nothing_to_wait_for(engine: TestEngine) -> None:
         durable.recv("never")
 
     handle = waits.start()
-    with pytest.raises(Deadlock):
+    with pytest.raises(Deadlock, match=r"durable schedules: waits until .*clock\.advance"):
         handle.result()
     assert ran(engine) == []
 
@@ -879,10 +906,68 @@ def test_it_works_in_any_order_of_threads() -> None:
     testing.orders(program, runs=50, schedules=True)
 
 
+def short_program(engine: TestEngine) -> None:
+    """A job of one moment."""
+    every("*/5 * * * *")
+
+    @workflow(name="app:seven")
+    def seven() -> None:
+        durable.sleep_until(minutes(7))
+
+    seven.options(id="seven").start().result()
+    assert engine.handle("job@2026-01-01T00:05:00Z").result() == minutes(5)
+
+
 @pytest.mark.slow
 def test_it_survives_two_crashes_in_a_row() -> None:
     """The engine that recovers dies as well."""
-    testing.crashes(program, schedules=True, depth=2)
+    report = testing.crashes(short_program, schedules=True, depth=2)
+    assert report.places > 100
+
+
+SERVES = """
+@durable.schedule("* * * * * *", missed="all", name="job")
+@workflow(name="app:job")
+def job(moment):
+    return moment
+
+Engine(sys.argv[1]).open()
+print("open")
+time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_a_program_of_schedules_alone_serves_until_it_is_told_to_end(path: str) -> None:
+    """SIGTERM ends it, with nothing on its standard error."""
+    script = SERVES.replace("Engine(sys.argv[1]).open()", "engine = Engine(sys.argv[1]).open()")
+    with Program(script.replace("time.sleep(60)", "engine.serve()"), path) as program:
+        assert program.line() == "open"
+        with Client(path) as client:
+            until(lambda: len(ran(client)) >= 2)
+        program.terminate()
+        assert program.wait() == 0
+        assert program.errors() == ""
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_again_and_again(path: str) -> None:
+    """N41, with SIGKILL: each second from the first to the last has one run, which has ended."""
+    rng = random.Random(new_seed())
+    for _ in range(12):
+        with Program(SERVES, path) as program:
+            assert program.line() == "open"
+            time.sleep(rng.uniform(0, 1.2))
+            program.kill()
+    every("* * * * * *", missed="all")
+    with Engine(path) as engine:
+        count = len(ran(engine))
+        until(lambda: len(ran(engine)) > count)
+    with Client(path) as client:
+        found = ran(client)
+        assert len(found) >= 3
+        assert found == [found[0] + timedelta(seconds=count) for count in range(len(found))]
+        assert {each.status for each in client.workflows(limit=1000)} == {Status.SUCCESS}
 
 
 def test_an_engine_that_dies_each_second_around_a_moment(file: str) -> None:
