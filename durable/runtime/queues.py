@@ -206,6 +206,9 @@ class _Slot:
         self.owner.workers.ending()
         self.owner.begin(self.taken)
 
+    def abandoned(self, run: Run) -> None:
+        self.owner.free_later(run)
+
 
 class Queues:
     """Lets the runs of the queues of one engine begin."""
@@ -253,13 +256,16 @@ class Queues:
 
     def take(self, tx: Tx, name: str, partition: str | None, *, now: float) -> Taken:
         """Start what may start in the partition; what needs a look at all of them, a turn does."""
+        nothing = Taken(name, self._host.cancels)
+        if self._host.stopping:
+            return nothing
         try:
             queue = queues.find(tx, name)
         except QueueNotFound:
-            return Taken(name, self._host.cancels)  # somebody deleted its row
+            return nothing  # somebody deleted its row
         if partition is not None and queue.limits.rate_limit is not None:
             tx.touch(queue_key(name))
-            return Taken(name, self._host.cancels)
+            return nothing
         taking = _Taking(tx, self._host, queue, now)
         taking.take(partition)
         return taking.taken
@@ -326,6 +332,22 @@ class Queues:
             recovery.ensure_running(host, state.id)
         self.notice(queue)
 
+    def free_later(self, run: Run) -> None:
+        """The file failed under the run, which nobody takes up now: free its slot, once it can."""
+        host = self._host
+        at = host.clock.now() + TRY_AGAIN_SECONDS
+        host.timers.at(at, lambda: host.spawn_task("durable slot", partial(self._free, run)))
+
+    def _free(self, run: Run) -> None:
+        reason = f"{run.failure}; it goes on when an engine opens the file"
+        free = partial(workflows.release, seq=run.seq, epoch=run.epoch, reason=reason)
+        try:
+            self._host.database.write(f"leave {run.name}", free)
+        except EngineClosed:
+            pass
+        except DurableError:
+            self.free_later(run)
+
     # ------------------------------------------------------------------ turns
 
     def notice_all(self, names: Iterable[str] | None = None) -> None:
@@ -379,6 +401,8 @@ class Queues:
 
     def _turn(self, tx: Tx, *, name: str, after: str) -> tuple[Taken | None, float | None]:
         now = self._host.clock.now()
+        if self._host.stopping:
+            return None, None
         try:
             queue = queues.find(tx, name)
         except QueueNotFound:

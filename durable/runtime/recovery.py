@@ -39,6 +39,8 @@ def sweep(host: Host, wanted: Wanted | None = None) -> None:
             after = state.seq
             if wanted is None or _is_wanted(wanted, state):
                 take_up_or_park(host, state)
+            elif state.queue is not None:
+                _leave(host, state)
 
 
 def _is_wanted(wanted: Wanted, state: State) -> bool:
@@ -48,6 +50,18 @@ def _is_wanted(wanted: Wanted, state: State) -> bool:
     except Exception:
         log.exception("workflow %r (%s) is left unfinished: recover= raised", state.id, state.name)
         return False
+
+
+def _leave(host: Host, state: State) -> None:
+    """The run of a queue is left unfinished: it has no slot there until somebody recovers it."""
+    reason = "recover=… of the engine did not choose it; engine.recover([id]) takes it up"
+    leave = partial(workflows.release, seq=state.seq, epoch=state.epoch, reason=reason)
+    try:
+        host.database.write(f"leave {state.name}", leave)
+    except EngineClosed:
+        pass
+    except DurableError as error:
+        log.error("workflow %r (%s) keeps its slot: %s", state.id, state.name, error)
 
 
 def ensure_running(host: Host, workflow_id: str) -> None:
@@ -66,6 +80,7 @@ def take_up_or_park(host: Host, state: State) -> None:
             block(host, state, missing or "")
         elif state.queue is not None and state.holder is None and state.reason is not None:
             host.database.write(f"put back {state.name}", partial(queues.put_back, state=state))
+            host.runs.forgive(state.id)
         elif _waits(state, host.clock.now()):
             _park(host, state)
         else:
