@@ -310,7 +310,8 @@ class Queues:
                 if host.cancels != cancels and not self._is_current(run):
                     run.stop()  # cancelled before we had it
                 self.workers.give(run)
-            except BaseException:
+            except BaseException as error:
+                run.stop(error)
                 host.runs.remove(run)
                 raise
         except EngineClosed:
@@ -323,13 +324,20 @@ class Queues:
         return self._host.database.read(partial(workflows.is_current, seq=run.seq, epoch=run.epoch))
 
     def rescue(self, queue: str) -> None:
-        """The thread that took something was interrupted: let it begin all the same."""
-        self._host.spawn_task("durable rescue", partial(self._rescue, queue))
+        """The thread that took something was interrupted: let it begin all the same.
+
+        In a while: what other threads have taken begins before.
+        """
+        host = self._host
+        at = host.clock.now() + TRY_AGAIN_SECONDS
+        host.timers.at(at, lambda: host.spawn_task("durable rescue", partial(self._rescue, queue)))
 
     def _rescue(self, queue: str) -> None:
         host = self._host
         for state in host.database.read(partial(queues.held, queue=queue, holder=host.session)):
-            recovery.ensure_running(host, state.id)
+            if not host.runs.has(state.id):
+                host.runs.blame(state.id, KeyboardInterrupt())
+                recovery.ensure_running(host, state.id)
         self.notice(queue)
 
     def free_later(self, run: Run) -> None:

@@ -120,7 +120,7 @@ def _take_up(tx: Tx, *, host: Host, spec: WorkflowSpec, state: State, waited: bo
     present = workflows.find(tx, state.id)
     if present.status is not Status.PENDING or present.epoch != state.epoch:
         return None
-    if present.holder == host.session and host.runs.has(state.id):
+    if present.holder == host.session and _is_in_hands(host, present):
         return None
     if present.deadline_at is not None and present.deadline_at <= now:
         workflows.cancel(tx, state.id, children=True, reason="its deadline passed", now=now)
@@ -137,6 +137,16 @@ def _take_up(tx: Tx, *, host: Host, spec: WorkflowSpec, state: State, waited: bo
         tx, present, holder=host.session, recoveries=recoveries, progress=progress, now=now
     )
     return None if epoch is None else make_run(host, spec, present, epoch, records)
+
+
+def _is_in_hands(host: Host, state: State) -> bool:
+    """Whether a run that this session holds goes on in this process, or begins in a moment.
+
+    One of a queue begins after the commit that takes it from there; it is left alone unless it is
+    known to have stopped.
+    """
+    about_to_begin = state.queue is not None and host.runs.failure_of(state.id) is None
+    return about_to_begin or host.runs.has(state.id)
 
 
 def count_recoveries(state: State, progress: int, died: bool) -> int:

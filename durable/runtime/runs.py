@@ -159,6 +159,11 @@ class Runs:
         with self._changed:
             return self._failures.get(workflow_id)
 
+    def blame(self, workflow_id: str, failure: BaseException) -> None:
+        """The workflow stopped without an outcome before its run was among these."""
+        with self._changed:
+            self._failures[workflow_id] = failure
+
     def forgive(self, workflow_id: str) -> None:
         """The workflow goes on: why its last run stopped is told no more."""
         with self._changed:

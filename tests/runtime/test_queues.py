@@ -485,6 +485,25 @@ def test_a_run_whose_file_failed_frees_its_slot(engine: Engine) -> None:
     assert [failed.result(PATIENCE), also.result(PATIENCE)] == [0, 1]
 
 
+def test_recovery_leaves_alone_what_is_about_to_begin() -> None:
+    """In any order of threads: what a queue starts while recovery looks around runs once."""
+    one, ran = queue(concurrency=1), []
+
+    @workflow
+    def counts(n: int) -> None:
+        ran.append(n)
+
+    def program(engine: Engine) -> None:
+        ran.clear()
+        handles = [one.enqueue(counts, n) for n in range(3)]
+        engine.recover()
+        for handle in handles:
+            handle.result()
+        assert ran == [0, 1, 2]
+
+    testing.orders(program, runs=100)
+
+
 def test_ctrl_c_while_something_is_enqueued(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
