@@ -98,9 +98,10 @@ class WorkflowFunction(Generic[P, R]):
             raise InvalidArgument(
                 f"queue {queue!r} was given a workflow with options(queue={self._options.queue!r})"
             )
+        host = current_host(f"workflow {self.name!r}")
         options = replace(self._options, queue=queue)
-        there: WorkflowFunction[P, R] = WorkflowFunction(self._spec, self._bound_to, options)
-        return there.start(*args, **kwargs)
+        invocation = Invocation(self._spec, self._bound_to, args, kwargs, options)
+        return Handle(host, starting.start(host, self._scope(), invocation))
 
     def _with_delay(self, delay: float) -> WorkflowFunction[P, R]:
         """The same function for a Debouncer, which says itself what the run's id and delay are."""

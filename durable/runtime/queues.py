@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from durable.errors import DurableError, EngineClosed, QueueNotFound
-from durable.records import Status
 from durable.runtime import recovery
 from durable.runtime.host import Host, log
 from durable.runtime.registry import registry
@@ -245,27 +244,28 @@ class Queues:
 
     def add(self, tx: Tx, new: NewWorkflow, *, now: float) -> Taken | None:
         """Put the new run in its queue, and take what may start now; None if the id exists."""
-        added = queues.add(tx, new, now=now)
-        if added is None:
+        queue, queued = queues.add(tx, new, now=now), new.queued
+        if queue is None or queued is None:
             return None
-        assert added.queue is not None
-        if added.status is Status.DELAYED:
-            tx.touch(queue_key(added.queue))  # its turn sets a timer
-            return Taken(added.queue, self._host.cancels)
-        return self.take(tx, added.queue, added.partition, now=now)
+        if queued.delay:
+            tx.touch(queue_key(queue.name))  # its turn sets a timer
+            return Taken(queue.name, self._host.cancels)
+        return self._take(tx, queue, queued.partition, now)
 
     def take(self, tx: Tx, name: str, partition: str | None, *, now: float) -> Taken:
-        """Start what may start in the partition; what needs a look at all of them, a turn does."""
-        nothing = Taken(name, self._host.cancels)
-        if self._host.stopping:
-            return nothing
+        """Start what may start in the partition."""
         try:
             queue = queues.find(tx, name)
         except QueueNotFound:
-            return nothing  # somebody deleted its row
+            return Taken(name, self._host.cancels)  # somebody deleted its row
+        return self._take(tx, queue, partition, now)
+
+    def _take(self, tx: Tx, queue: QueueRow, partition: str | None, now: float) -> Taken:
+        if self._host.stopping:
+            return Taken(queue.name, self._host.cancels)
         if partition is not None and queue.limits.rate_limit is not None:
-            tx.touch(queue_key(name))
-            return nothing
+            tx.touch(queue_key(queue.name))  # its turn looks at all partitions
+            return Taken(queue.name, self._host.cancels)
         taking = _Taking(tx, self._host, queue, now)
         taking.take(partition)
         return taking.taken
