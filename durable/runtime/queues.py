@@ -367,26 +367,28 @@ class Queues:
         """Give the queue a turn soon, on another thread, in its partitions behind `after`."""
         with self._mutex:
             self._noticed.setdefault(queue, set()).add(after)
-            if self._turning or self._host.stopping:
-                return
-            self._turning = True
+            if not (self._turning or self._host.stopping):
+                self._host.spawn_task("durable queues", self._turns)
+                self._turning = True
+
+    def _turns(self) -> None:
+        """One turn for each queue that wants one, and so on, until none does."""
         try:
-            self._host.spawn_task("durable queues", self._turns)
+            while (noticed := self._next_noticed()) is not None:
+                queue, places = noticed
+                for after in sorted(places):
+                    self._try_turn(queue, after)
         except BaseException:
             self._turning = False
             raise
 
-    def _turns(self) -> None:
-        """One turn for each queue that wants one, and so on, until none does."""
-        while True:
-            with self._mutex:
-                if not self._noticed or self._host.stopping:
-                    self._turning = False
-                    return
-                queue = next(iter(self._noticed))
-                places = self._noticed.pop(queue)
-            for after in sorted(places):
-                self._try_turn(queue, after)
+    def _next_noticed(self) -> tuple[str, set[str]] | None:
+        with self._mutex:
+            self._turning = bool(self._noticed) and not self._host.stopping
+            if not self._turning:
+                return None
+            queue = next(iter(self._noticed))
+            return queue, self._noticed.pop(queue)
 
     def _try_turn(self, queue: str, after: str) -> None:
         host = self._host
@@ -427,12 +429,12 @@ class Queues:
     def _look_again(self, queue: str, at: float) -> None:
         """Give the queue a turn at that moment, or earlier."""
         with self._mutex:
-            timer = self._timers.get(queue)
-            if timer is not None:
-                if timer.at <= at:
-                    return
-                self._host.timers.cancel(timer)
+            earlier = self._timers.get(queue)
+            if earlier is not None and earlier.at <= at:
+                return
             self._timers[queue] = self._host.timers.at(at, partial(self._due, queue))
+            if earlier is not None:
+                self._host.timers.cancel(earlier)
 
     def _due(self, queue: str) -> None:
         with self._mutex:

@@ -39,7 +39,7 @@ def sweep(host: Host, wanted: Wanted | None = None) -> None:
             after = state.seq
             if wanted is None or _is_wanted(wanted, state):
                 take_up_or_park(host, state)
-            elif state.queue is not None:
+            elif state.queue is not None and state.reason is None:
                 _leave(host, state)
 
 

@@ -366,7 +366,8 @@ def start(tx: Tx, seq: int, *, holder: int, version: str | None, now: float) -> 
         UPDATE durable_workflow
            SET status = 'PENDING', holder = :holder, epoch = epoch + 1, reason = NULL,
                waits_for = NULL, wake_at = NULL, version = coalesce(version, :version),
-               started_at = coalesce(started_at, :now), deadline_at = :now + timeout
+               started_at = coalesce(started_at, :now),
+               deadline_at = coalesce(deadline_at, :now + timeout)
          WHERE seq = :seq AND status = 'ENQUEUED'
         RETURNING *
         """,
