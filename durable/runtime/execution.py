@@ -307,6 +307,8 @@ def _leave_unfinished(host: Host, run: Run, error: BaseException) -> Flow[None]:
         for parent in host.runs.of(run.parent_id):
             host.stop(parent, error)
     if isinstance(error, (StorageError, EngineClosed)):
+        if run.slot is not None and not host.stopping:
+            run.slot.abandoned(run)
         return
     reason = f"interrupted by {type(error).__name__}; it goes on when an engine opens the file"
     try:

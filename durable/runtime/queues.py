@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from durable.errors import DurableError, EngineClosed, QueueNotFound
-from durable.records import Status
 from durable.runtime import execution, recovery
 from durable.runtime.host import Host, log
 from durable.runtime.registry import registry
@@ -206,6 +205,9 @@ class _Slot:
         self.owner.workers.ending()
         self.owner.begin(self.taken)
 
+    def abandoned(self, run: Run) -> None:
+        self.owner.free_later(run)
+
 
 class Queues:
     """Lets the runs of the queues of one engine begin."""
@@ -242,24 +244,28 @@ class Queues:
 
     def add(self, tx: Tx, new: NewWorkflow, *, now: float) -> Taken | None:
         """Put the new run in its queue, and take what may start now; None if the id exists."""
-        added = queues.add(tx, new, now=now)
-        if added is None:
+        queue, queued = queues.add(tx, new, now=now), new.queued
+        if queue is None or queued is None:
             return None
-        assert added.queue is not None
-        if added.status is Status.DELAYED:
-            tx.touch(queue_key(added.queue))  # its turn sets a timer
-            return Taken(added.queue, self._host.cancels)
-        return self.take(tx, added.queue, added.partition, now=now)
+        if queued.delay:
+            tx.touch(queue_key(queue.name))  # its turn sets a timer
+            return Taken(queue.name, self._host.cancels)
+        return self._take(tx, queue, queued.partition, now)
 
     def take(self, tx: Tx, name: str, partition: str | None, *, now: float) -> Taken:
-        """Start what may start in the partition; what needs a look at all of them, a turn does."""
+        """Start what may start in the partition."""
         try:
             queue = queues.find(tx, name)
         except QueueNotFound:
             return Taken(name, self._host.cancels)  # somebody deleted its row
+        return self._take(tx, queue, partition, now)
+
+    def _take(self, tx: Tx, queue: QueueRow, partition: str | None, now: float) -> Taken:
+        if self._host.stopping:
+            return Taken(queue.name, self._host.cancels)
         if partition is not None and queue.limits.rate_limit is not None:
-            tx.touch(queue_key(name))
-            return Taken(name, self._host.cancels)
+            tx.touch(queue_key(queue.name))  # its turn looks at all partitions
+            return Taken(queue.name, self._host.cancels)
         taking = _Taking(tx, self._host, queue, now)
         taking.take(partition)
         return taking.taken
@@ -307,7 +313,8 @@ class Queues:
                     execution.launch_on_loop(host, run)
                 else:
                     self.workers.give(run)
-            except BaseException:
+            except BaseException as error:
+                run.stop(error)
                 host.runs.remove(run)
                 raise
         except EngineClosed:
@@ -320,14 +327,37 @@ class Queues:
         return self._host.database.read(partial(workflows.is_current, seq=run.seq, epoch=run.epoch))
 
     def rescue(self, queue: str) -> None:
-        """The thread that took something was interrupted: let it begin all the same."""
-        self._host.spawn_task("durable rescue", partial(self._rescue, queue))
+        """The thread that took something was interrupted: let it begin all the same.
+
+        In a while: what other threads have taken begins before.
+        """
+        host = self._host
+        at = host.clock.now() + TRY_AGAIN_SECONDS
+        host.timers.at(at, lambda: host.spawn_task("durable rescue", partial(self._rescue, queue)))
 
     def _rescue(self, queue: str) -> None:
         host = self._host
         for state in host.database.read(partial(queues.held, queue=queue, holder=host.session)):
-            recovery.take_up_if_loose(host, state.id)
+            if not host.runs.has(state.id):
+                host.runs.blame(state.id, KeyboardInterrupt())
+                recovery.take_up_if_loose(host, state.id)
         self.notice(queue)
+
+    def free_later(self, run: Run) -> None:
+        """The file failed under the run, which nobody takes up now: free its slot, once it can."""
+        host = self._host
+        at = host.clock.now() + TRY_AGAIN_SECONDS
+        host.timers.at(at, lambda: host.spawn_task("durable slot", partial(self._free, run)))
+
+    def _free(self, run: Run) -> None:
+        reason = f"{run.failure}; it goes on when an engine opens the file"
+        free = partial(workflows.release, seq=run.seq, epoch=run.epoch, reason=reason)
+        try:
+            self._host.database.write(f"leave {run.name}", free)
+        except EngineClosed:
+            pass
+        except DurableError:
+            self.free_later(run)
 
     # ------------------------------------------------------------------ turns
 
@@ -340,26 +370,28 @@ class Queues:
         """Give the queue a turn soon, on another thread, in its partitions behind `after`."""
         with self._mutex:
             self._noticed.setdefault(queue, set()).add(after)
-            if self._turning or self._host.stopping:
-                return
-            self._turning = True
+            if not (self._turning or self._host.stopping):
+                self._host.spawn_task("durable queues", self._turns)
+                self._turning = True
+
+    def _turns(self) -> None:
+        """One turn for each queue that wants one, and so on, until none does."""
         try:
-            self._host.spawn_task("durable queues", self._turns)
+            while (noticed := self._next_noticed()) is not None:
+                queue, places = noticed
+                for after in sorted(places):
+                    self._try_turn(queue, after)
         except BaseException:
             self._turning = False
             raise
 
-    def _turns(self) -> None:
-        """One turn for each queue that wants one, and so on, until none does."""
-        while True:
-            with self._mutex:
-                if not self._noticed or self._host.stopping:
-                    self._turning = False
-                    return
-                queue = next(iter(self._noticed))
-                places = self._noticed.pop(queue)
-            for after in sorted(places):
-                self._try_turn(queue, after)
+    def _next_noticed(self) -> tuple[str, set[str]] | None:
+        with self._mutex:
+            self._turning = bool(self._noticed) and not self._host.stopping
+            if not self._turning:
+                return None
+            queue = next(iter(self._noticed))
+            return queue, self._noticed.pop(queue)
 
     def _try_turn(self, queue: str, after: str) -> None:
         host = self._host
@@ -382,6 +414,8 @@ class Queues:
 
     def _turn(self, tx: Tx, *, name: str, after: str) -> tuple[Taken | None, float | None]:
         now = self._host.clock.now()
+        if self._host.stopping:
+            return None, None
         try:
             queue = queues.find(tx, name)
         except QueueNotFound:
@@ -398,12 +432,12 @@ class Queues:
     def _look_again(self, queue: str, at: float) -> None:
         """Give the queue a turn at that moment, or earlier."""
         with self._mutex:
-            timer = self._timers.get(queue)
-            if timer is not None:
-                if timer.at <= at:
-                    return
-                self._host.timers.cancel(timer)
+            earlier = self._timers.get(queue)
+            if earlier is not None and earlier.at <= at:
+                return
             self._timers[queue] = self._host.timers.at(at, partial(self._due, queue))
+            if earlier is not None:
+                self._host.timers.cancel(earlier)
 
     def _due(self, queue: str) -> None:
         with self._mutex:

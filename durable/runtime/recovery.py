@@ -53,6 +53,8 @@ def _unfinished(host: Host, wanted: Wanted | None) -> Iterator[State]:
                 return
             if wanted is None or _is_wanted(wanted, state):
                 yield state
+            elif state.queue is not None and state.reason is None:
+                _leave(host, state)
 
 
 def _is_wanted(wanted: Wanted, state: State) -> bool:
@@ -62,6 +64,18 @@ def _is_wanted(wanted: Wanted, state: State) -> bool:
     except Exception:
         log.exception("workflow %r (%s) is left unfinished: recover= raised", state.id, state.name)
         return False
+
+
+def _leave(host: Host, state: State) -> None:
+    """The run of a queue is left unfinished: it has no slot there until somebody recovers it."""
+    reason = "recover=… of the engine did not choose it; engine.recover([id]) takes it up"
+    leave = partial(workflows.release, seq=state.seq, epoch=state.epoch, reason=reason)
+    try:
+        host.database.write(f"leave {state.name}", leave)
+    except EngineClosed:
+        pass
+    except DurableError as error:
+        log.error("workflow %r (%s) keeps its slot: %s", state.id, state.name, error)
 
 
 def ensure_running(host: Host, state: State) -> None:
@@ -104,6 +118,7 @@ def take_up_or_park(host: Host, states: Sequence[State]) -> None:
             elif state.queue is not None and state.holder is None and state.reason is not None:
                 put_back = partial(queues.put_back, state=state)
                 host.database.write(f"put back {state.name}", put_back)
+                host.runs.forgive(state.id)
             elif _waits(state, host.clock.now()):
                 _park(host, state)
             else:
@@ -170,7 +185,7 @@ def _take_up(tx: Tx, host: Host, spec: WorkflowSpec, state: State, *, waited: bo
     present = workflows.find(tx, state.id)
     if present.status is not Status.PENDING or present.epoch != state.epoch:
         return None
-    if present.holder == host.session and host.runs.has(state.id):
+    if present.holder == host.session and _is_in_hands(host, present):
         return None
     if present.deadline_at is not None and present.deadline_at <= now:
         workflows.cancel(tx, state.id, children=True, reason="its deadline passed", now=now)
@@ -187,6 +202,16 @@ def _take_up(tx: Tx, host: Host, spec: WorkflowSpec, state: State, *, waited: bo
         tx, present, holder=host.session, recoveries=recoveries, progress=progress, now=now
     )
     return None if epoch is None else make_run(host, spec, present, epoch, records)
+
+
+def _is_in_hands(host: Host, state: State) -> bool:
+    """Whether a run that this session holds goes on in this process, or begins in a moment.
+
+    One of a queue begins after the commit that takes it from there; it is left alone unless it is
+    known to have stopped.
+    """
+    about_to_begin = state.queue is not None and host.runs.failure_of(state.id) is None
+    return about_to_begin or host.runs.has(state.id)
 
 
 def count_recoveries(state: State, progress: int, died: bool) -> int:

@@ -41,6 +41,9 @@ class Slot(Protocol):
     def handed_over(self) -> None:
         """That is committed: the next ones begin."""
 
+    def abandoned(self, run: Run) -> None:
+        """The run is unfinished as the file failed: nobody else would free the slot."""
+
 
 @dataclass(eq=False)
 class Run:
@@ -184,6 +187,16 @@ class Runs:
         """Why the last run of the workflow stopped without an outcome."""
         with self._changed:
             return self._failures.get(workflow_id)
+
+    def blame(self, workflow_id: str, failure: BaseException) -> None:
+        """The workflow stopped without an outcome before its run was among these."""
+        with self._changed:
+            self._failures[workflow_id] = failure
+
+    def forgive(self, workflow_id: str) -> None:
+        """The workflow goes on: why its last run stopped is told no more."""
+        with self._changed:
+            self._failures.pop(workflow_id, None)
 
     def park(self, workflow_id: str, name: str) -> None:
         """The workflow waits without a thread."""

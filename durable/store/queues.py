@@ -148,17 +148,18 @@ def change(tx: Tx, name: str, limits: Limits) -> None:
 # ---------------------------------------------------------------------- coming in
 
 
-def add(tx: Tx, new: NewWorkflow, *, now: float) -> State | None:
-    """The new run, waiting in its queue; None if the id exists already, and nothing was written.
+def add(tx: Tx, new: NewWorkflow, *, now: float) -> QueueRow | None:
+    """The queue in which the new run waits; None if the id exists already: nothing was written.
 
     QueueNotFound, Deduplicated, or InvalidArgument where the queue is none for such a run.
     """
     queued = new.queued
     assert queued is not None
-    _check(find(tx, queued.queue), queued)
+    queue = find(tx, queued.queue)
+    _check(queue, queued)
     if queued.dedup is not None and not _exists(tx, new.id):
         refuse_duplicate(tx, queued.queue, queued.dedup)
-    return _insert(tx, new, queued, now=now)
+    return queue if _insert(tx, new, queued, now=now) else None
 
 
 def _check(queue: QueueRow, queued: Queued) -> None:
@@ -185,9 +186,9 @@ def _exists(tx: Tx, workflow_id: str) -> bool:
 
 def _insert(
     tx: Tx, new: NewWorkflow, queued: Queued, *, now: float, debounce: str | None = None
-) -> State | None:
-    delayed = queued.delay is not None and queued.delay > 0
-    row = tx.row(
+) -> bool:
+    """Whether the run was written: false if the id exists."""
+    cursor = tx.execute(
         """
         INSERT INTO durable_workflow
                (id, name, status, input, created_at, timeout, parent_id, seed, version, tags,
@@ -195,12 +196,11 @@ def _insert(
         VALUES (:id, :name, :status, :input, :now, :timeout, :parent_id, :id, :version, :tags,
                 :queue, :priority, :dedup, :partition, :now + :delay, :debounce)
             ON CONFLICT (id) DO NOTHING
-        RETURNING *
         """,
         {
             "id": new.id,
             "name": new.name,
-            "status": "DELAYED" if delayed else "ENQUEUED",
+            "status": "DELAYED" if queued.delay else "ENQUEUED",
             "input": new.input,
             "now": now,
             "timeout": new.timeout,
@@ -215,7 +215,7 @@ def _insert(
             "debounce": debounce,
         },
     )
-    return None if row is None else state_of(row)
+    return cursor.rowcount == 1
 
 
 # ---------------------------------------------------------------------- delays
@@ -263,9 +263,9 @@ def debounce(tx: Tx, new: NewWorkflow, key: str, *, max_wait: float | None, now:
     coming = _postpone(tx, new, key, queued.delay, max_wait, now)
     if coming is None:
         _let_go(tx, new.name, key)
-        added = _insert(tx, new, queued, now=now, debounce=key)
-        assert added is not None, "it has an id of its own"
-        coming = added.id
+        written = _insert(tx, new, queued, now=now, debounce=key)
+        assert written, "it has an id of its own"
+        coming = new.id
     tx.touch(queue_key(queued.queue))
     return coming
 
@@ -366,7 +366,8 @@ def start(tx: Tx, seq: int, *, holder: int, version: str | None, now: float) -> 
         UPDATE durable_workflow
            SET status = 'PENDING', holder = :holder, epoch = epoch + 1, reason = NULL,
                waits_for = NULL, wake_at = NULL, version = coalesce(version, :version),
-               started_at = coalesce(started_at, :now), deadline_at = :now + timeout
+               started_at = coalesce(started_at, :now),
+               deadline_at = coalesce(deadline_at, :now + timeout)
          WHERE seq = :seq AND status = 'ENQUEUED'
         RETURNING *
         """,

@@ -27,7 +27,9 @@ def job(n: int) -> int:
 
 @workflow
 def asks(n: int) -> int:
-    return work(n) + int(durable.recv("more"))
+    done = work(n)
+    durable.set_event("asking", True)
+    return done + int(durable.recv("more"))
 
 
 @workflow
@@ -88,6 +90,7 @@ def stopped(engine: Engine) -> None:
     running = ONE.enqueue(asks.options(id="running"), 1)
     waiting = ONE.enqueue(asks.options(id="waiting"), 2)
     after = ONE.enqueue(job.options(id="after"), 3)
+    engine.event("running", "asking")
     for handle in (waiting, running):
         handle.cancel()
     assert after.result() == 4

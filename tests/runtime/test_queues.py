@@ -24,6 +24,7 @@ from durable import (
     Rate,
     Retry,
     Status,
+    StorageFull,
     WaitTimeout,
     WorkflowConflict,
     register,
@@ -32,7 +33,7 @@ from durable import (
     transaction,
     workflow,
 )
-from durable.runtime.queues import Allowance, Counts, may_start
+from durable.runtime.queues import Allowance, Counts, Queues, may_start
 from durable.runtime.registry import registry
 from durable.store import queues as store
 from durable.store.queues import Limits
@@ -444,6 +445,82 @@ def test_a_run_without_its_instance_frees_its_slot(path: str) -> None:
         assert one.enqueue(quick, 1).result(PATIENCE) == 1
         register(Shop("corner"))
         assert engine.handle(sale.id).result(PATIENCE) == "corner"
+
+
+def test_a_run_that_the_predicate_leaves_frees_its_slot(path: str) -> None:
+    """recover= may refuse a run; recover([id]) has it wait for its turn."""
+    one = queue(concurrency=1)
+    clock = testing.VirtualClock()
+    with dying(path, clock=clock):
+        left = one.enqueue(held, 1)
+        clock.settle()
+    with Engine(path, clock=clock, recover=lambda run: run.id != left.id) as engine:
+        assert one.enqueue(quick, 2).result() == 2
+        left = engine.handle(left.id)
+        assert "recover" in str(left.info().reason)
+        engine.recover([left.id])
+        left.send(None, "end")
+        assert left.result() == 1
+
+
+def test_a_run_whose_file_failed_frees_its_slot(engine: Engine) -> None:
+    """Once the file can be written again; the run itself waits for the next start, or recover()."""
+    one = queue(concurrency=1)
+    failing = [True, True]
+
+    class Full:
+        def before(self, label: str) -> None:
+            if label.startswith(f"finish {quick.name}") and failing:
+                failing.pop()
+                raise StorageFull("test.db", "no space left")
+
+        def after(self, label: str) -> None: ...
+
+    assert engine._host is not None
+    engine._host.database.observer = Full()
+    failed, also, after = (one.enqueue(quick, n) for n in range(3))
+    assert after.result(PATIENCE) == 2
+    assert "no space left" in str(failed.info().reason)
+    engine.recover()
+    assert [failed.result(PATIENCE), also.result(PATIENCE)] == [0, 1]
+
+
+def test_recovery_leaves_alone_what_is_about_to_begin() -> None:
+    """In any order of threads: what a queue starts while recovery looks around runs once."""
+    one, ran = queue(concurrency=1), []
+
+    @workflow
+    def counts(n: int) -> None:
+        ran.append(n)
+
+    def program(engine: Engine) -> None:
+        ran.clear()
+        handles = [one.enqueue(counts, n) for n in range(3)]
+        engine.recover()
+        for handle in handles:
+            handle.result()
+        assert ran == [0, 1, 2]
+
+    testing.orders(program, runs=100)
+
+
+def test_ctrl_c_while_something_is_enqueued(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was taken in that moment begins all the same: no slot stays taken for nothing."""
+    one = queue(concurrency=1)
+    assert isinstance(engine._host.queues, Queues)  # type: ignore[union-attr]
+    with monkeypatch.context() as patch:
+
+        def interrupted(*_: Any) -> None:
+            patch.undo()
+            raise KeyboardInterrupt
+
+        patch.setattr(engine._host.queues, "begin", interrupted)  # type: ignore[union-attr]
+        with pytest.raises(KeyboardInterrupt):
+            one.enqueue(quick.options(id="a"), 1)
+    assert one.enqueue(quick, 2).result(PATIENCE) == 2
+    assert engine.handle("a").result(PATIENCE) == 1
 
 
 # ---------------------------------------------------------------------- restarts

@@ -273,7 +273,7 @@ def queue_session(path: str) -> None:
         waiting[0].fork().cancel()
         assert isinstance(engine._host.queues, Queues)
         engine._host.queues.rescue("slow")
-        clock.settle()
+        clock.advance(seconds=2)
     earlier = VirtualClock(start=clock.moment - timedelta(hours=1))
     with Engine(path, clock=earlier) as engine:
         engine.change_queue(slow, concurrency=5)
