@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -130,7 +131,7 @@ class Host(File):
         for key in keys:
             kind, _, name = key.partition("/")
             if kind == "cancel":
-                self.cancels += 1
+                self.cancels += 1  # before the look at the runs: see recovery.take_up
                 self._stop_if_over(name)
             elif kind == "start" and self.on_start is not None:
                 self.on_start(name)

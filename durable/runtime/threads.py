@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextvars import Context
-from functools import partial
 
 from durable.clock import Clock, Thread
 
@@ -41,8 +40,8 @@ class Threads:
             self._all.add(worker)
         try:
             # A context of its own: the thread belongs to the engine, whoever needed it first.
-            spawn = partial(self._clock.spawn, name, worker.work, background=background)
-            worker.thread = Context().run(spawn)
+            options = {"background": True} if background else {}
+            worker.thread = Context().run(self._clock.spawn, name, worker.work, **options)
         except BaseException:
             self.forget(worker)
             raise

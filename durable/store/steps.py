@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from durable.store.database import Tx
 from durable.store.workflows import RunIsOver
@@ -55,7 +55,16 @@ def load(tx: Tx, workflow: int) -> dict[Place, Record]:
         """,
         {"workflow": workflow},
     )
-    return {Place(row["lane"], row["number"]): _record(row) for row in rows}
+    return {
+        Place(lane, number): Record(
+            name,
+            None if outcome is None else Outcome(outcome, value),
+            attempt,
+            until_at,
+            started_at,
+        )
+        for lane, number, name, outcome, value, attempt, until_at, started_at in rows
+    }
 
 
 def decide(
@@ -183,8 +192,3 @@ def copy(tx: Tx, source: int, target: int, before: int) -> None:
         """,
         {"source": source, "target": target, "before": before},
     )
-
-
-def _record(row: Any) -> Record:
-    outcome = None if row["outcome"] is None else Outcome(row["outcome"], row["value"])
-    return Record(row["name"], outcome, row["attempt"], row["until_at"], row["started_at"])
