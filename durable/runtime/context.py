@@ -93,11 +93,13 @@ class Scope:
 
         Where the record is of another name, the run is over: it ends in NonDeterminism.
         """
-        self.run.check()
+        run = self.run
+        if run.stopping:
+            run.check()
         while True:
             self.number += 1
             place = Place(self.lane, self.number)
-            record = self.run.records.pop(place, None)
+            record = run.records.pop(place, None)
             # The marker of a patch() call that the code no longer makes holds nothing to be lost.
             if record is None or record.name == name or not record.name.startswith(PATCH):
                 break
