@@ -6,7 +6,7 @@ The modules, each of which imports only from those above it::
     raw         raw SQLite: the same one-row commits with the same pragmas
     measuring   rounds, medians, memory
     filling     files with many workflows, made by SQL
-    steps workflows messages recovery memory imports
+    steps workflows messages queues recovery memory imports
                 the benchmarks, by subject
     peers       other engines, each in a virtual environment of its own, with their programs/
     report      the table, and the same as JSON

@@ -20,7 +20,7 @@ from tests.benchmarks.peers import Standing
 PATIENCE = 1_800
 
 # The modules that have benchmarks, in the order of the table.
-SUBJECTS = ("steps", "workflows", "messages", "recovery", "memory", "imports")
+SUBJECTS = ("steps", "workflows", "messages", "queues", "recovery", "memory", "imports")
 for _subject in SUBJECTS:
     importlib.import_module(f"tests.benchmarks.{_subject}")
 

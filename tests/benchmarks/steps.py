@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from statistics import median
 from time import perf_counter
 from typing import Literal
 
-from durable import Engine, Status, step, workflow
+from durable import Engine, Status, aio, step, workflow
 from tests.benchmarks.figures import Figure, Setup, benchmark
 from tests.benchmarks.filling import fill
 from tests.benchmarks.measuring import compare, memory_used, ratio_of, raw_rate_of
@@ -95,6 +96,49 @@ def many_full(setup: Setup) -> Iterator[Figure]:
         ratio_of(rounds),
         "of raw",
         at_least=3,
+        raw=raw_rate_of(rounds),
+        note=f"{median(each.rate for each in rounds):,.0f} steps/s",
+    )
+
+
+@step
+async def empty_async() -> None:
+    """What is measured is durable, not the work."""
+
+
+@workflow
+async def lone_async(count: int) -> None:
+    """That many empty steps."""
+    for _ in range(count):
+        await empty_async()
+
+
+@benchmark
+def many_async_full(setup: Setup) -> Iterator[Figure]:
+    """Steps of 1,000 async workflows at once, from their start to the last result."""
+    workflows, steps = setup.count(1_000), 10
+
+    async def together(engine: Engine) -> float:
+        begin = perf_counter()
+        handles = [await aio.start(lone_async, steps) for _ in range(workflows)]
+        await asyncio.gather(*handles)
+        return perf_counter() - begin
+
+    with (
+        Raw(setup.path("raw.db"), "full") as raw,
+        Engine(setup.path("durable.db")) as engine,
+    ):
+        rounds = compare(
+            setup.rounds,
+            raw=(setup.count(500), raw.seconds),
+            measured=(workflows * steps, lambda _: asyncio.run(together(engine))),
+            slices=1,
+        )
+    yield Figure(
+        "1,000 async workflows at once, steps/s, full",
+        ratio_of(rounds),
+        "of raw",
+        at_least=6,
         raw=raw_rate_of(rounds),
         note=f"{median(each.rate for each in rounds):,.0f} steps/s",
     )

@@ -6,9 +6,9 @@ from statistics import median
 from time import perf_counter
 
 import durable
-from durable import Engine, step, workflow
+from durable import Engine, Queue, step, workflow
 
-LONE, MANY, STEPS, TRIPS = 300, 64, 10, 5
+LONE, MANY, STEPS, TRIPS, TASKS, WORKERS = 300, 64, 10, 5, 300, 8
 moments: list[float] = []
 trips: list[float] = []
 
@@ -42,6 +42,14 @@ def pong() -> None:
         durable.send("ping", durable.recv())
 
 
+@workflow
+def task() -> None:
+    moments.append(perf_counter())
+
+
+queue = Queue("tasks", concurrency=WORKERS)
+
+
 def main(folder: str) -> None:
     with Engine(f"{folder}/durable.db") as engine:
         engine.run(steps, 10)
@@ -53,7 +61,13 @@ def main(folder: str) -> None:
         many = MANY * STEPS / (max(moments) - begin)
         pong.options(id="pong").start()
         ping.options(id="ping").start().result()
-    sys.stdout.write(json.dumps({"lone": lone, "many": many, "trip": median(trips)}))
+        moments.clear()
+        begin = perf_counter()
+        for handle in [queue.enqueue(task) for _ in range(TASKS)]:
+            handle.result()
+        queued = TASKS / (max(moments) - begin)
+    figures = {"lone": lone, "many": many, "trip": median(trips), "queued": queued}
+    sys.stdout.write(json.dumps(figures))
 
 
 if __name__ == "__main__":
