@@ -280,17 +280,29 @@ def gather(*awaited: Awaitable[R]) -> Call[list[R]]:
 
         left, right = await aio.gather(sort(first_half), sort(second_half))
     """
-    return _gather([_begin(each) for each in awaited], awaited)
+    async_scope("gather")
+    begun = [_begin(each) for each in awaited]
+    ours = [each for each, given in zip(begun, awaited, strict=True) if each is not given]
+    for task in ours:
+        task.add_done_callback(_see_error)
+    return _gather(begun, ours)
 
 
-async def _gather(begun: list[Any], given: tuple[Awaitable[R], ...]) -> list[R]:
+async def _gather(begun: list[Any], ours: list[asyncio.Future[Any]]) -> list[Any]:
     try:
         return [await each for each in begun]
     except asyncio.CancelledError:
-        for each, was in zip(begun, given, strict=True):
-            if each is not was:  # ours: a coroutine that was given
-                each.cancel()
+        for task in ours:
+            task.cancel()
+        if ours:
+            await asyncio.wait(ours)
         raise
+
+
+def _see_error(task: asyncio.Future[Any]) -> None:
+    """Of several that failed, one error is raised; nobody has forgotten the others."""
+    if not task.cancelled():
+        task.exception()
 
 
 def wait(awaited: Iterable[Awaitable[R]], *, first: bool = False) -> Call[Waited[Awaitable[R]]]:
@@ -305,12 +317,11 @@ def wait(awaited: Iterable[Awaitable[R]], *, first: bool = False) -> Call[Waited
     """
     if not isinstance(awaited, Iterable):
         raise InvalidArgument(f"wait takes several to wait for, not {awaited!r}")
+    scope, host = async_scope("wait"), current_host("wait", blocks=False)
     begun = [_begin(each) for each in awaited]
     if not begun:
         raise InvalidArgument("wait needs something to wait for: coroutines, tasks or handles")
-    host = current_host("wait", blocks=False)
     subjects = [each.id if isinstance(each, Handle) else Watched(host, each) for each in begun]
-    scope = async_scope("wait")
 
     def call(scope: Scope | None) -> Flow[list[int]]:
         return acting.wait(host, scope, subjects, first=first)
@@ -335,6 +346,7 @@ def as_completed(awaited: Iterable[Awaitable[R]]) -> AsyncIterator[Awaitable[R]]
     async for page in aio.as_completed([fetch(url) for url in urls]):
         print(len(await page))
     """
+    async_scope("as_completed")
     return _as_completed([_begin(each) for each in awaited])
 
 

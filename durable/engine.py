@@ -96,6 +96,7 @@ class Engine(Client):
         self._mutex = threading.Lock()
 
     def __enter__(self) -> Engine:
+        context.find_scope("with Engine(…)")  # which would block an event loop when it is left
         return self.open()
 
     def __exit__(
@@ -113,9 +114,7 @@ class Engine(Client):
                 "a virtual clock has an event loop of its own: use `with`, and start the async "
                 "workflows from there"
             )
-        self.open()
-        lanes.use_running_loop(self._open_engine())
-        return self
+        return self._open_with(lanes.use_running_loop)
 
     async def __aexit__(
         self,
@@ -129,6 +128,10 @@ class Engine(Client):
 
     def open(self) -> Engine:
         """Own the file, make it if there is none, and take up what is unfinished."""
+        return self._open_with(lambda host: None)
+
+    def _open_with(self, prepare: Callable[[Host], None]) -> Engine:
+        """Open it; `prepare` is called before the first workflow runs."""
         with self._mutex:
             if self._host is not None:
                 raise InvalidArgument(f"this engine on {self._path} is open already")
@@ -142,6 +145,7 @@ class Engine(Client):
                 self._lock.release()
                 raise
             self._host = self._file = host
+        prepare(host)
         context.host_opened(host)
         registry.listen(self._declared)
         atexit.register(self._close_at_exit)
@@ -292,9 +296,8 @@ class Engine(Client):
         host = self._host
         if host is None or _is_inherited(host):
             return
-        scope = context.find_scope("close")
-        if scope is not None and scope.host is host:
-            raise NotAllowedHere("a workflow cannot close the engine that runs it")
+        context.find_scope("close")
+        self._refuse_in_workflow(host)
         try:
             if seconds is None or seconds > GRACE:
                 deadline = None if seconds is None else self._clock.now() + seconds - GRACE
@@ -313,6 +316,7 @@ class Engine(Client):
         host = self._host
         if host is None:
             return
+        self._refuse_in_workflow(host)
         signal = host.on_loop().signal()
         errors = []
 
@@ -335,6 +339,12 @@ class Engine(Client):
             thread.join()
         for error in errors:
             raise error
+
+    @staticmethod
+    def _refuse_in_workflow(host: Host) -> None:
+        scope = context.find_scope("close", blocks=False)
+        if scope is not None and scope.host is host:
+            raise NotAllowedHere("a workflow cannot close the engine that runs it")
 
     def _wait_until_idle(self, host: Host, deadline: float | None) -> None:
         speak_at = self._clock.now() + SAY_WHAT_IT_WAITS_FOR_AFTER

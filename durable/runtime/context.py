@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from durable.errors import NoEngine, NonDeterminism, NotAllowedHere, NotInWorkflow
 from durable.records import Current
 from durable.runtime.host import Host
-from durable.runtime.loops import inside
+from durable.runtime.loops import Inside
 from durable.runtime.runs import Run, Stopped
 from durable.store import messages, steps
 from durable.store.database import Tx
@@ -210,6 +210,10 @@ def _awaited(name: str) -> str:
         return "`await asyncio.to_thread(…)` with it"
     if name == "close":
         return "`await engine.aclose()`"
+    if name == "with Engine(…)":
+        return "`async with Engine(…)`"
+    if name.endswith(".submit"):
+        return "a task, as `asyncio.create_task(step(…))` makes one"
     if name in ("Handle.result", "Future.result"):
         return "`await` it"
     of_handle = name.removeprefix("Handle.")
@@ -294,7 +298,7 @@ async def await_in_step(scope: Scope, step: StepCall, body: Callable[[], Any]) -
         if not inspect.iscoroutine(value):  # something else was put in the place of the function
             return value
         unguard = scope.host.hooks.unguard
-        return await (value if unguard is None else inside(unguard, value))
+        return await (value if unguard is None else Inside(unguard, value))
     finally:
         _scope.reset(token)
 

@@ -26,7 +26,7 @@ from durable.runtime.flows import Actor, Flow, Outside, Write, drive, drive_asyn
 from durable.runtime.hooks import Guard
 from durable.runtime.host import Host, log
 from durable.runtime.lanes import begin_task, engine_loop
-from durable.runtime.loops import inside
+from durable.runtime.loops import Inside
 from durable.runtime.parallel import finish_all
 from durable.runtime.registry import StepSpec, find_target
 from durable.runtime.runs import Run, Stopped
@@ -80,10 +80,11 @@ def launch_on_loop(host: Host, run: Run) -> None:
 
 def _begin_task(host: Host, run: Run) -> None:
     assert run.loop is not None
-    run.task = begin_task(run.loop, _in_task(host, run))
+    begin_task(run.loop, _in_task(host, run))
 
 
 async def _in_task(host: Host, run: Run) -> None:
+    run.task = asyncio.current_task()  # not before: a task that has not begun would never begin
     try:
         ended = await drive_async(_live(host, run), Outside(host))
     except asyncio.CancelledError:
@@ -225,8 +226,7 @@ async def await_body(host: Host, run: Run) -> Ended | None:
 async def _end_tasks(run: Run) -> None:
     """Cancel the tasks that are left, and wait until they have cleaned up."""
     tasks = [each for each in run.beside if isinstance(each, asyncio.Task)]
-    for task in tasks:
-        task.cancel()
+    run.interrupt(tasks)
     if tasks:
         await asyncio.wait(tasks)
 
@@ -242,7 +242,7 @@ async def _awaited_result(host: Host, run: Run) -> Any:
     value = function()
     if not inspect.iscoroutine(value):  # something else was put in the place of the function
         return value
-    return await (value if guard is None else inside(guard, value))
+    return await (value if guard is None else Inside(guard, value))
 
 
 def _function(host: Host, run: Run) -> tuple[Callable[[], Any], Guard | None]:

@@ -372,10 +372,13 @@ async def drive_async(flow: Flow[T], actor: Actor) -> T:
     interrupted: asyncio.CancelledError | None = None
     try:
         command = next(flow)
-        await actor.begin_anew()
-        await actor.file.on_loop().turn()
+        begun = False
         while True:
             try:
+                if not begun:
+                    begun = True
+                    await actor.begin_anew()
+                    await actor.file.on_loop().turn()
                 actor.begin()
                 if isinstance(command, Write):
                     written = await command.perform_async(actor)
@@ -426,6 +429,7 @@ async def perform_in(scope: Scope, call: Callable[[Scope], Flow[T]]) -> T:
         await asyncio.get_running_loop().create_future()
         raise
     except Stopped as error:
+        scope.run.interrupted.update(filter(None, [asyncio.current_task()]))
         raise asyncio.CancelledError(*error.args) from None
     except asyncio.CancelledError:
         if not scope.run.stopping:

@@ -14,7 +14,8 @@ from typing import Any
 
 from durable.runtime import context
 from durable.runtime.host import Host
-from durable.runtime.loops import LoopThread, OnLoop, inside
+from durable.runtime.loops import Inside, LoopThread, OnLoop
+from durable.runtime.runs import Run
 
 MakeTask = Callable[..., "asyncio.Future[Any]"]
 
@@ -115,11 +116,20 @@ def _make_task(
         options["context"] = copy_context() if given is None else given.copy()
         options["context"].run(context.enter, scope.open_lane())
         if scope.host.hooks.guard is not None:
-            coroutine = inside(scope.host.hooks.guard, coroutine)
+            coroutine = Inside(scope.host.hooks.guard, coroutine)
     task = make(loop, coroutine, **options)
     scope.run.beside.add(task)
-    task.add_done_callback(scope.run.beside.discard)
+    task.add_done_callback(partial(_task_ended, scope.host, scope.run))
     return task
+
+
+def _task_ended(host: Host, run: Run, task: asyncio.Future[Any]) -> None:
+    """Take it off the list; what would end the program is no outcome of the workflow either."""
+    run.beside.discard(task)
+    # To ask for the exception by `exception()` would count as if the workflow had seen it.
+    error = None if task.cancelled() else task._exception
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        host.stop(run, error)
 
 
 def _plain_task(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import types
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, suppress
-from functools import partial
 from typing import Any, TypeVar
 
 from durable.clock import Clock, Thread
@@ -172,26 +170,36 @@ class LoopThread:
             self.loop.run_until_complete(asyncio.wait(tasks))
 
 
-async def inside(guard: Callable[[], AbstractContextManager[None]], coroutine: Any) -> Any:
-    """What the coroutine returns, which is inside `guard()` whenever it runs."""
-    return await _resumed_inside(guard, coroutine)
+class Inside(Coroutine[Any, Any, Any]):
+    """A coroutine that is inside `guard()` whenever it runs."""
 
+    def __init__(
+        self,
+        guard: Callable[[], AbstractContextManager[None]],
+        coroutine: Coroutine[Any, Any, Any],
+    ) -> None:
+        self._guard = guard
+        self._coroutine = coroutine
 
-@types.coroutine
-def _resumed_inside(
-    guard: Callable[[], AbstractContextManager[None]], coroutine: Coroutine[Any, Any, Any]
-) -> Generator[Any, Any, Any]:
-    resume: Callable[[], Any] = partial(coroutine.send, None)
-    while True:
-        try:
-            with guard():
-                awaited = resume()
-        except StopIteration as done:
-            return done.value
-        try:
-            resume = partial(coroutine.send, (yield awaited))
-        except GeneratorExit:
-            coroutine.close()
-            raise
-        except BaseException as error:
-            resume = partial(coroutine.throw, error)
+    def send(self, value: Any) -> Any:
+        """Let it go on."""
+        with self._guard():
+            return self._coroutine.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Let it go on with an exception."""
+        with self._guard():
+            return self._coroutine.throw(*error)
+
+    def close(self) -> None:
+        """End it."""
+        self._coroutine.close()
+
+    def __await__(self) -> Inside:
+        return self
+
+    def __iter__(self) -> Inside:
+        return self
+
+    def __next__(self) -> Any:
+        return self.send(None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from random import Random
@@ -75,6 +75,8 @@ class Run:
     """Where the body runs, if it is a coroutine."""
     task: asyncio.Task[Any] | None = None
     """What runs that body; other tasks of the run are in `beside`."""
+    interrupted: set[asyncio.Task[Any]] = field(default_factory=set)
+    """The tasks that were told to stop."""
     cancelled: dict[Place, str] = field(default_factory=dict)
     """Calls that were cancelled by the code of the body, to be recorded with its next write."""
     slot: Slot | None = None
@@ -123,8 +125,13 @@ class Run:
 
     def cancel_tasks(self) -> None:
         """Interrupt what waits on the event loop, where this is called."""
-        for task in [self.task, *self.beside]:
-            if isinstance(task, asyncio.Task):
+        self.interrupt([self.task, *self.beside])
+
+    def interrupt(self, tasks: Iterable[Any]) -> None:
+        """Cancel the tasks, each once: what it does to clean up is not interrupted again."""
+        for task in tasks:
+            if isinstance(task, asyncio.Task) and task not in self.interrupted:
+                self.interrupted.add(task)
                 task.cancel()
 
     async def let_replay_go_first(self) -> None:

@@ -390,8 +390,9 @@ class Database:
                 leader.error = error
                 leader.done = True
                 self._hand_over([leader])
-        for request in [each for each in self._writer_thread.outstanding if each.done]:
-            request.wake()
+        for request in list(self._writer_thread.outstanding):  # a copy: others add to it
+            if request.done:
+                request.wake()
 
     def _lead(self) -> None:
         """Commit all that is queued, notify, and hand over to the first that came meanwhile."""
