@@ -100,10 +100,13 @@ class _Worker:
 
     def work(self) -> None:
         """Run one thing after the other, each in a context that knows nothing of the last one."""
+        used = False  # the clock has given it its first name
         while self.task is not None:
             name, target = self.task
             self.task = None
-            threading.current_thread().name = name
+            if used:
+                threading.current_thread().name = name
+            used = True
             try:
                 Context().run(target)
             except BaseException:
