@@ -65,7 +65,8 @@ def get_event(
         outcome = drive(awaited(scope, f"durable.get_event:{key}", subject, seconds), scope)
     else:
         keys, find = file.database.read(subject)
-        outcome = file.wait_for(keys, lambda tx: find(tx, NOWHERE), seconds) or Outcome(TIMEOUT)
+        found = file.wait_for(keys, lambda tx: find(tx, NOWHERE), seconds, workflow_id)
+        outcome = found or Outcome(TIMEOUT)
     if outcome.kind == TIMEOUT:
         return timed_out(f"the event {key!r} of workflow {workflow_id!r}", seconds, default)
     if outcome.kind == ERROR and default is not MISSING:

@@ -25,15 +25,25 @@ class File:
     waiting: Waiting
 
     def wait_for(
-        self, keys: tuple[str, ...], look: Callable[[Tx], T | None], timeout: float | None
+        self,
+        keys: tuple[str, ...],
+        look: Callable[[Tx], T | None],
+        timeout: float | None,
+        workflow_id: str | None = None,
     ) -> T | None:
-        """What `look` finds, once it finds something; None when `timeout` seconds are over."""
+        """What `look` finds, once it finds something; None when `timeout` seconds are over.
+
+        Where it waits for what that workflow does: raise why it stopped, if it did unfinished.
+        """
         deadline = None if timeout is None else self.clock.now() + timeout
         with self.waiting.listen(*keys) as listener:
             while True:
+                failure = None if workflow_id is None else self.failure_of(workflow_id)
                 found = self.database.read(look)
                 if found is not None:
                     return found
+                if failure is not None:
+                    raise failure
                 if deadline is not None and self.clock.now() >= deadline:
                     return None
                 listener.wait(deadline)

@@ -81,7 +81,7 @@ def _read_outside(
         return _or_end(tx, seq, streams.read(tx, seq, key, position))
 
     while True:
-        items = file.wait_for(keys, look, seconds)
+        items = file.wait_for(keys, look, seconds, workflow_id)
         if items is None:
             raise _timed_out(workflow_id, key, seconds)
         for item in items:
@@ -147,7 +147,7 @@ def _read_live(
         return _or_end(tx, seq, streams.read_live(tx, seq, key, after))
 
     while True:
-        items = file.wait_for(keys, look, seconds)
+        items = file.wait_for(keys, look, seconds, workflow_id)
         if items is None:
             raise _timed_out(workflow_id, key, seconds)
         for item in items:
