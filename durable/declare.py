@@ -17,6 +17,7 @@ from durable.handle import Handle
 from durable.names import callable_name, qualified_name
 from durable.retry import Retry
 from durable.runtime import parallel, starting, steps
+from durable.runtime.checkpoint import actor, drive
 from durable.runtime.context import Scope, body_scope, current_host, find_scope
 from durable.runtime.host import Host
 from durable.runtime.parallel import Future
@@ -86,7 +87,9 @@ class WorkflowFunction(Generic[P, R]):
         return result
 
     def _start_on(self, host: Host, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
-        return Handle(host, starting.start(host, self._scope(), self._invocation(args, kwargs)))
+        scope = self._scope()
+        flow = starting.start(host, scope, self._invocation(args, kwargs))
+        return Handle(host, drive(flow, actor(host, scope)))
 
     def _invocation(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Invocation:
         return Invocation(self._spec, self._bound_to, args, kwargs, self._options)
@@ -140,7 +143,7 @@ class StepFunction(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the step returns: recorded in the body of a workflow, a plain call elsewhere."""
-        return steps.call(self._spec, args, kwargs)  # type: ignore[no-any-return]
+        return _call_step(self._spec, args, kwargs)  # type: ignore[no-any-return]
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Run the step beside the workflow; it has its number now, whenever it finishes.
@@ -306,7 +309,7 @@ def run_step(fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
     if isinstance(fn, StepFunction):
         return fn(*args, **kwargs)  # type: ignore[no-any-return]
     _refuse_async(fn, "run_step")
-    return steps.call(StepSpec(callable_name(fn), fn), args, kwargs)  # type: ignore[no-any-return]
+    return _call_step(StepSpec(callable_name(fn), fn), args, kwargs)  # type: ignore[no-any-return]
 
 
 def map(  # noqa: A001 - the name is part of the contract
@@ -334,7 +337,8 @@ def map(  # noqa: A001 - the name is part of the contract
         _refuse_async(function, "map")
         spec = StepSpec(callable_name(function), function)
     scope = body_scope("map")
-    return parallel.map_step(scope, spec, list(items), workers=workers, collect=errors == "collect")
+    flow = parallel.map_step(scope, spec, list(items), workers=workers, collect=errors == "collect")
+    return drive(flow, scope)
 
 
 def register(instance: object) -> None:
@@ -344,6 +348,13 @@ def register(instance: object) -> None:
     there is none. The instance of the same class and key that was known before is replaced.
     """
     registry.add_instance(instance)
+
+
+def _call_step(spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    scope = find_scope(f"step {spec.name!r}")
+    if scope is None or scope.step is not None:
+        return steps.call_plainly(scope, spec, args, kwargs)
+    return drive(steps.call(scope, spec, args, kwargs), scope)
 
 
 # ---------------------------------------------------------------------- checks

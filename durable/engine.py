@@ -172,7 +172,7 @@ class Engine(Client):
 
     @staticmethod
     def _take_up(host: Host, workflow_id: str) -> None:
-        recovery.ensure_running(host, workflow_id)
+        recovery.take_up_if_loose(host, workflow_id)
 
     def _declared(self) -> None:
         host = self._host

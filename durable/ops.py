@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 
 from durable.clock import moment, seconds
 from durable.errors import InvalidArgument, NotInWorkflow
-from durable.handle import Handle
+from durable.handle import Handle, iterate
 from durable.records import Current, Waited
 from durable.runtime import children, events, messages, streams, values
 from durable.runtime import sleep as sleeping
+from durable.runtime.checkpoint import actor, drive
 from durable.runtime.context import body_scope, current_host, find_scope
 from durable.runtime.messages import MISSING
 from durable.runtime.parallel import Future
@@ -37,7 +38,8 @@ def send(
     """
     scope = find_scope("send")
     host = current_host("send()")
-    messages.send(host, scope, workflow_id, message, topic, idempotency_key)
+    flow = messages.send(host, scope, workflow_id, message, topic, idempotency_key)
+    drive(flow, actor(host, scope))
 
 
 def recv(
@@ -51,7 +53,8 @@ def recv(
     Waits until there is one. After `timeout` seconds it raises WaitTimeout, or returns `default` if
     one is given; that is recorded, and the message that comes later is for the next `recv`.
     """
-    return messages.recv(body_scope("recv"), topic, timeout, default)
+    scope = body_scope("recv")
+    return drive(messages.recv(scope, topic, timeout, default), scope)
 
 
 def set_event(key: str, value: object) -> None:
@@ -59,7 +62,7 @@ def set_event(key: str, value: object) -> None:
     scope = find_scope("set_event")
     if scope is None:
         raise NotInWorkflow("set_event")
-    events.set_event(scope, key, value)
+    drive(events.set_event(scope, key, value), scope)
 
 
 def get_event(
@@ -76,7 +79,8 @@ def get_event(
     """
     scope = find_scope("get_event")
     host = current_host("get_event()")
-    return events.get_event(host, scope, workflow_id, key, timeout, default)
+    flow = events.get_event(host, scope, workflow_id, key, timeout, default)
+    return drive(flow, actor(host, scope))
 
 
 def write_stream(key: str, value: object) -> None:
@@ -88,7 +92,7 @@ def write_stream(key: str, value: object) -> None:
     scope = find_scope("write_stream")
     if scope is None:
         raise NotInWorkflow("write_stream")
-    streams.write(scope, key, value)
+    drive(streams.write(scope, key, value), scope)
 
 
 def close_stream(key: str) -> None:
@@ -96,7 +100,7 @@ def close_stream(key: str) -> None:
     scope = find_scope("close_stream")
     if scope is None:
         raise NotInWorkflow("close_stream")
-    streams.close(scope, key)
+    drive(streams.close(scope, key), scope)
 
 
 def read_stream(
@@ -116,26 +120,27 @@ def read_stream(
     """
     scope = find_scope("read_stream")
     host = current_host("read_stream()")
-    return streams.read(host, scope, workflow_id, key, start, timeout)
+    return iterate(streams.Reader(host, scope, workflow_id, key, start, timeout), scope)
 
 
 def sleep(span: float | timedelta) -> None:
     """Sleep for a span; the moment of waking is recorded, and holds over restarts."""
     scope = body_scope("sleep")
     length = seconds(span, "the span of sleep")
-    sleeping.sleep(scope, lambda now: now + length)
+    drive(sleeping.sleep(scope, lambda now: now + length), scope)
 
 
 def sleep_until(at: datetime) -> None:
     """Sleep until a moment, given with its time zone; not at all if it has passed."""
     scope = body_scope("sleep_until")
     wake_at = moment(at, "the moment of sleep_until")
-    sleeping.sleep(scope, lambda now: wake_at)
+    drive(sleeping.sleep(scope, lambda now: wake_at), scope)
 
 
 def now() -> datetime:
     """The present moment in UTC, recorded: the same on every replay."""
-    return values.now(body_scope("now"))
+    scope = body_scope("now")
+    return drive(values.now(scope), scope)
 
 
 def random() -> _random.Random:
@@ -175,7 +180,8 @@ def wait(
     _check_awaited(given, "wait")
     scope = find_scope("wait")
     host = current_host("wait()")
-    done = children.wait(host, scope, [_subject_of(each) for each in given], first=first)
+    subjects = [_subject_of(each) for each in given]
+    done = drive(children.wait(host, scope, subjects, first=first), actor(host, scope))
     rest = [each for index, each in enumerate(given) if index not in done]
     return Waited([given[index] for index in done], rest)
 
@@ -200,7 +206,8 @@ def patched(name: str) -> bool:
         if durable.patched("send-receipt"):
             send_receipt(order)
     """
-    return values.patched(body_scope("patched"), name)
+    scope = body_scope("patched")
+    return drive(values.patched(scope, name), scope)
 
 
 def current() -> Current:

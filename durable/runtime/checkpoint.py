@@ -13,7 +13,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from durable.codec import Codec, decode_error, encode_error
 from durable.errors import DurableError, EngineClosed, StorageError
 from durable.runtime.context import Scope, StepCall, run_in_step
-from durable.runtime.runs import Stopped
+from durable.runtime.file import File
 from durable.runtime.waiting import Listener
 from durable.store import steps, workflows
 from durable.store.database import Tx
@@ -27,10 +27,53 @@ T = TypeVar("T")
 NOTE_WAIT_AFTER = 1.0
 
 
+class Actor(Protocol):
+    """For whom a flow is driven: a `Scope` in a workflow, or `Outside`."""
+
+    @property
+    def file(self) -> File:
+        """Where it reads, writes and waits."""
+
+    @property
+    def stop_keys(self) -> tuple[str, ...]:
+        """What ends its waits, besides what it waits for."""
+
+    def check(self) -> None:
+        """Raise Stopped if it is to stop."""
+
+    def begin(self) -> None:
+        """A command is about to be done; Stopped where nothing may be done any more."""
+
+    def explain(self, error: Exception) -> BaseException:
+        """What to raise where the run is over, or the file failed."""
+
+
+class Outside(NamedTuple):
+    """Code that runs in no workflow, or for no step of one: nothing stops it."""
+
+    file: File
+    stop_keys: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """It has no run that might stop."""
+
+    def begin(self) -> None:
+        """It may do anything at any time."""
+
+    def explain(self, error: Exception) -> BaseException:
+        """The error itself."""
+        return error
+
+
+def actor(file: File, scope: Scope | None) -> Actor:
+    """The scope where there is one, else `Outside`."""
+    return Outside(file) if scope is None else scope
+
+
 class Command(Protocol):
     """What a flow may ask its driver to do."""
 
-    def perform(self, scope: Scope) -> Any:
+    def perform(self, actor: Actor) -> Any:
         """Do it on the calling thread."""
 
 
@@ -46,15 +89,12 @@ class Write(Generic[T]):
         self.label = label
         self.fn = fn
 
-    def perform(self, scope: Scope) -> T:
+    def perform(self, actor: Actor) -> T:
         """What `fn` returned; Stopped where the run, or anybody, cannot write any more."""
         try:
-            return scope.host.database.write(self.label, self.fn)
-        except RunIsOver:
-            scope.run.stop()
-        except (StorageError, EngineClosed) as error:
-            scope.run.stop(error)
-        raise Stopped(scope.run.id)
+            return actor.file.database.write(self.label, self.fn)
+        except (RunIsOver, StorageError, EngineClosed) as error:
+            raise actor.explain(error) from None
 
 
 class Read(Generic[T]):
@@ -65,13 +105,25 @@ class Read(Generic[T]):
     def __init__(self, fn: Callable[[Tx], T]) -> None:
         self.fn = fn
 
-    def perform(self, scope: Scope) -> T:
+    def perform(self, actor: Actor) -> T:
         """What `fn` returned; Stopped where the file cannot be read."""
         try:
-            return scope.host.database.read(self.fn)
+            return actor.file.database.read(self.fn)
         except (StorageError, EngineClosed) as error:
-            scope.run.stop(error)
-        raise Stopped(scope.run.id)
+            raise actor.explain(error) from None
+
+
+class Listen:
+    """Register under keys, to look and wait afterwards; gives the listener, a context manager."""
+
+    __slots__ = ("keys",)
+
+    def __init__(self, *keys: str) -> None:
+        self.keys = keys
+
+    def perform(self, actor: Actor) -> Listener:
+        """A listener for the calling thread."""
+        return actor.file.waiting.listen(*self.keys, *actor.stop_keys)
 
 
 class Wait:
@@ -83,52 +135,80 @@ class Wait:
         self.listener = listener
         self.deadline = deadline
 
-    def perform(self, scope: Scope) -> None:
+    def perform(self, actor: Actor) -> None:
         """Wait; Stopped if that is why it ended."""
-        scope.run.check()
+        actor.check()
         self.listener.wait(self.deadline)
-        scope.run.check()
+        actor.check()
 
 
 class Call(Generic[T]):
     """Run the body of a step."""
 
-    __slots__ = ("fn", "step")
+    __slots__ = ("fn", "scope", "step")
 
-    def __init__(self, step: StepCall, fn: Callable[[], T]) -> None:
+    def __init__(self, scope: Scope, step: StepCall, fn: Callable[[], T]) -> None:
+        self.scope = scope
         self.step = step
         self.fn = fn
 
-    def perform(self, scope: Scope) -> T:
+    def perform(self, actor: Actor) -> T:
         """What the body returned."""
-        return run_in_step(scope, self.step, self.fn)
+        return run_in_step(self.scope, self.step, self.fn)
 
 
-def drive(flow: Flow[T], scope: Scope) -> T:
+class Spawn:
+    """Have a flow driven beside this one."""
+
+    __slots__ = ("begin", "name", "scope")
+
+    def __init__(self, name: str, begin: Callable[[], Flow[None]], scope: Scope) -> None:
+        self.name = name
+        self.begin = begin
+        self.scope = scope
+
+    def perform(self, actor: Actor) -> None:
+        """Drive it on a thread of its own."""
+        self.scope.host.spawn(self.name, lambda: drive(self.begin(), self.scope))
+
+
+def drive(flow: Flow[T], actor: Actor) -> T:
     """What the flow returns, when all that it asks for is done on the calling thread."""
     try:
         command = next(flow)
         while True:
             try:
-                if scope.host.hooks.replay_only:  # whatever a flow asks for is not recorded
-                    scope.run.stop()
-                    scope.run.check()
-                answer = command.perform(scope)
+                actor.begin()
+                answer = command.perform(actor)
             except BaseException as error:
                 command = flow.throw(error)
             else:
                 command = flow.send(answer)
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
+    except Carried as carried:
+        raise carried.error from None
 
 
 # ---------------------------------------------------------------------- outcomes
 
 
+class Carried(Exception):
+    """Takes a StopIteration out of a flow: as it is, a generator would make it a RuntimeError."""
+
+    def __init__(self, error: StopIteration) -> None:
+        self.error = error
+
+
+def carried(error: BaseException) -> BaseException:
+    """The error, as a flow may raise it."""
+    return Carried(error) if isinstance(error, StopIteration) else error
+
+
 def settle(outcome: Outcome, codec: Codec) -> Any:
     """The recorded value, or raise the recorded error."""
     if outcome.kind == ERROR:
-        raise decode_error(outcome.text or "")
+        raise carried(decode_error(outcome.text or ""))
     return codec.decode(outcome.text or "null")
 
 
@@ -214,7 +294,7 @@ def awaited(
             workflows.set_waiting(tx, *run.key, waits_for=waits_for, wake_at=deadline)
         return outcome
 
-    with host.waiting.listen(*keys, run.stop_key) as listener:
+    with (yield Listen(*keys)) as listener:
         while True:
             now = host.clock.now()
             note = note_at is not None and now >= note_at
@@ -229,12 +309,32 @@ def awaited(
 def pause(scope: Scope, until: float) -> Flow[None]:
     """Wait until a moment, unless the run is stopped."""
     clock = scope.host.clock
-    with scope.host.waiting.listen(scope.run.stop_key) as listener:
+    with (yield Listen()) as listener:
         while clock.now() < until:
             yield Wait(listener, until)
 
 
-def once(label: str, fn: Callable[[Tx], T]) -> Flow[T]:
-    """A write that is no step: what a step's body does to the file."""
-    result: T = yield Write(label, fn)
-    return result
+def wait_for(
+    file: File,
+    keys: tuple[str, ...],
+    look: Callable[[Tx], T | None],
+    timeout: float | None,
+    workflow_id: str | None = None,
+) -> Flow[T | None]:
+    """What `look` finds, once it finds something; None when `timeout` seconds are over.
+
+    Where it waits for what that workflow does: raise why it stopped, if it did unfinished. It
+    records nothing: for those who wait outside the body of a workflow.
+    """
+    deadline = None if timeout is None else file.clock.now() + timeout
+    with (yield Listen(*keys)) as listener:
+        while True:
+            failure = None if workflow_id is None else file.failure_of(workflow_id)
+            found: T | None = yield Read(look)
+            if found is not None:
+                return found
+            if failure is not None:
+                raise failure
+            if deadline is not None and file.clock.now() >= deadline:
+                return None
+            yield Wait(listener, deadline)

@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 from durable.errors import NoEngine, NonDeterminism, NotAllowedHere, NotInWorkflow
 from durable.records import Current
 from durable.runtime.host import Host
-from durable.runtime.runs import Run
+from durable.runtime.runs import Run, Stopped
 from durable.store.steps import Place, Record
+from durable.store.workflows import RunIsOver
 
 T = TypeVar("T")
 PATCH = "durable.patched:"
@@ -40,6 +41,36 @@ class Scope:
     lane: str = ""
     number: int = 0
     step: StepCall | None = None
+
+    @property
+    def file(self) -> Host:
+        """Where its run is recorded."""
+        return self.host
+
+    @property
+    def stop_keys(self) -> tuple[str, ...]:
+        """What ends its waits, besides what it waits for."""
+        return (self.run.stop_key,)
+
+    def check(self) -> None:
+        """Raise Stopped if the run is to stop."""
+        self.run.check()
+
+    def begin(self) -> None:
+        """Raise Stopped if the run may only replay: whatever is to be done is not recorded."""
+        if self.host.hooks.replay_only:
+            self.run.stop()
+            self.run.check()
+
+    def explain(self, error: Exception) -> Stopped:
+        """Stop the run, which is over, or whose file failed."""
+        self.run.stop(None if isinstance(error, RunIsOver) else error)
+        return Stopped(self.run.id)
+
+    def at(self, number: int, lane: str | None = None) -> Scope:
+        """A scope whose next call, from whichever thread, has that number."""
+        lane = self.lane if lane is None else lane
+        return Scope(self.host, self.run, threading.get_ident(), lane, number - 1)
 
     def next(self, name: str) -> tuple[Place, Record | None]:
         """The place of the durable call that begins now, and what the run recorded there.

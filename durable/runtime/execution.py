@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from durable.codec import Codec, error_is_exact
+from durable.codec import Codec, decode_error, error_is_exact
 from durable.errors import (
     DurableError,
     EngineClosed,
@@ -15,7 +15,7 @@ from durable.errors import (
     SerializationError,
     StorageError,
 )
-from durable.runtime.checkpoint import error_outcome, settle
+from durable.runtime.checkpoint import error_outcome
 from durable.runtime.context import enter_run
 from durable.runtime.host import Host, log
 from durable.runtime.parallel import finish_all
@@ -35,9 +35,10 @@ class Ended:
 
     def value(self, codec: Codec) -> Any:
         """What the workflow returned, or raise what it raised."""
-        if self.error is not None and error_is_exact(self.outcome.text or ""):
-            raise self.error
-        return settle(self.outcome, codec)
+        text = self.outcome.text or ""
+        if self.error is None:
+            return codec.decode(text)
+        raise self.error if error_is_exact(text) else decode_error(text)
 
 
 def launch(host: Host, run: Run) -> None:

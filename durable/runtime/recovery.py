@@ -50,11 +50,21 @@ def _is_wanted(wanted: Wanted, state: State) -> bool:
         return False
 
 
-def ensure_running(host: Host, workflow_id: str) -> None:
+def ensure_running(host: Host, state: State) -> None:
+    """Have the workflow taken up, on another thread, if it is unfinished and in nobody's hands."""
+    if _is_loose(host, state):
+        host.spawn_task(f"durable take up {state.id}", partial(take_up_if_loose, host, state.id))
+
+
+def take_up_if_loose(host: Host, workflow_id: str) -> None:
     """Take up the workflow if it is unfinished and in nobody's hands."""
     state = host.database.read(partial(workflows.find, workflow_id=workflow_id))
-    if state.status is Status.PENDING and not host.runs.has(workflow_id):
+    if _is_loose(host, state):
         take_up_or_park(host, state)
+
+
+def _is_loose(host: Host, state: State) -> bool:
+    return state.status is Status.PENDING and not host.runs.has(state.id)
 
 
 def take_up_or_park(host: Host, state: State) -> None:
@@ -79,7 +89,7 @@ def _try_again(host: Host, state: State) -> None:
     """The file failed: it may be better soon, and the workflow must not wait for a restart."""
 
     def again() -> None:
-        host.spawn_task(f"durable retry {state.id}", partial(ensure_running, host, state.id))
+        host.spawn_task(f"durable retry {state.id}", partial(take_up_if_loose, host, state.id))
 
     host.timers.at(host.clock.now() + TRY_AGAIN_SECONDS, again)
 
@@ -186,7 +196,7 @@ def retry_blocked(host: Host) -> None:
     host.blocked.clear()
     for workflow_id in blocked:
         try:
-            ensure_running(host, workflow_id)
+            take_up_if_loose(host, workflow_id)
         except EngineClosed:
             return
         except DurableError as error:

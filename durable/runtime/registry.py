@@ -6,6 +6,7 @@ import inspect
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from durable.errors import DuplicateName, InvalidArgument
@@ -31,6 +32,11 @@ class WorkflowSpec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "signature", inspect.signature(self.fn))
 
+    @cached_property
+    def is_async(self) -> bool:
+        """Whether its body is a coroutine."""
+        return inspect.iscoroutinefunction(self.fn)
+
     @property
     def is_bound(self) -> bool:
         """Whether its first argument is an instance or a class."""
@@ -46,6 +52,11 @@ class StepSpec:
     retry: Retry | None = None
     timeout: float | None = None
     transaction: bool = False
+
+    @cached_property
+    def is_async(self) -> bool:
+        """Whether its body is a coroutine."""
+        return inspect.iscoroutinefunction(self.fn)
 
 
 Spec = WorkflowSpec | StepSpec

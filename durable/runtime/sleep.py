@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from durable.runtime.checkpoint import Flow, Write, drive, pause
+from durable.runtime.checkpoint import Flow, Write, pause
 from durable.runtime.context import Scope
 from durable.store import steps, workflows
 from durable.store.database import Tx
 from durable.store.steps import VALUE, Outcome
 
 
-def sleep(scope: Scope, until: Callable[[float], float]) -> None:
+def sleep(scope: Scope, until: Callable[[float], float]) -> Flow[None]:
     """Wait until the moment that `until` makes of the present one, when it is first asked."""
-    drive(_sleep(scope, until), scope)
-
-
-def _sleep(scope: Scope, until: Callable[[float], float]) -> Flow[None]:
     name = "durable.sleep"
     place, record = scope.next(name)
     if record is not None and record.outcome is not None:

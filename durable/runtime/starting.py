@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from durable.checks import check_id, check_texts
 from durable.clock import optional_seconds
 from durable.errors import DurableError, SerializationError, WorkflowConflict
 from durable.runtime import execution, recovery
-from durable.runtime.checkpoint import Flow, Write, drive, error_outcome, settle, value_outcome
+from durable.runtime.checkpoint import (
+    Flow,
+    Read,
+    Write,
+    actor,
+    drive,
+    error_outcome,
+    settle,
+    value_outcome,
+)
 from durable.runtime.children import result
 from durable.runtime.context import Scope
 from durable.runtime.file import File
@@ -19,7 +29,6 @@ from durable.runtime.registry import WorkflowSpec, registry, target_of
 from durable.runtime.runs import Run
 from durable.store import steps, workflows
 from durable.store.database import Tx
-from durable.store.steps import Outcome
 
 
 @dataclass(frozen=True)
@@ -60,25 +69,25 @@ class Begun:
     run: Run | None
 
 
-def start(host: Host, scope: Scope | None, invocation: Invocation) -> str:
+def start(host: Host, scope: Scope | None, invocation: Invocation) -> Flow[str]:
     """The id of the workflow, which runs in the background; as a child if there is a scope.
 
     An id that exists attaches to that run. WorkflowConflict if another workflow has it.
     """
-    begun = _begin(host, scope, invocation)
+    begun = yield from _begin(host, scope, invocation)
     if begun.run is not None:
         execution.launch(host, begun.run)
-    else:
-        recovery.ensure_running(host, begun.id)
     return begun.id
 
 
 def run_here(host: Host, scope: Scope | None, invocation: Invocation) -> Any:
     """What the workflow returns, run on the calling thread, or raise what it raises."""
-    begun = _begin(host, scope, invocation)
+    by = actor(host, scope)
+    if invocation.spec.is_async:
+        return drive(run_in_background(host, scope, invocation), by)
+    begun = drive(_begin(host, scope, invocation), by)
     if begun.run is None:
-        recovery.ensure_running(host, begun.id)
-        return result(host, scope, begun.id, None)
+        return drive(result(host, scope, begun.id, None), by)
     try:
         ended = execution.run_here(host, begun.run)
     except DurableError:
@@ -86,24 +95,32 @@ def run_here(host: Host, scope: Scope | None, invocation: Invocation) -> Any:
             scope.run.check()  # the engine or the file failed, so this run stops as well
         raise
     if scope is not None or ended is None:
-        return result(host, scope, begun.id, None)
+        return drive(result(host, scope, begun.id, None), by)
     return ended.value(host.codec)
 
 
-def _begin(host: Host, scope: Scope | None, invocation: Invocation) -> Begun:
+def run_in_background(host: Host, scope: Scope | None, invocation: Invocation) -> Flow[Any]:
+    """What the workflow returns, or raise what it raises; the caller only waits."""
+    workflow_id = yield from start(host, scope, invocation)
+    return (yield from result(host, scope, workflow_id, None))
+
+
+def _begin(host: Host, scope: Scope | None, invocation: Invocation) -> Flow[Begun]:
+    """Write the run, or see that the one that exists goes on."""
     host.check_open()
     text = _input(host, invocation)
     if scope is not None:
-        return drive(_begin_child(scope, invocation, text), scope)
-    new = _new(host, invocation, text, host.new_id(), None)
-    run = _run(new, invocation.spec)
-    host.runs.add(run)
-    try:
-        created = host.database.write(f"start {new.name}", lambda tx: _insert(tx, host, new))
-    except BaseException:
-        host.runs.remove(run)
-        raise
-    return _begun(host, run, created)
+        begun = yield from _begin_child(scope, invocation, text)
+    else:
+        new = _new(host, invocation, text, host.new_id(), None)
+        run = _run(new, invocation.spec)
+        begun = yield from _create(
+            host, run, f"start {new.name}", lambda tx: _insert(tx, host, new)
+        )
+    if begun.run is None:
+        state = yield Read(partial(workflows.find, workflow_id=begun.id))
+        recovery.ensure_running(host, state)
+    return begun
 
 
 def _begin_child(scope: Scope, invocation: Invocation, text: str) -> Flow[Begun]:
@@ -115,8 +132,10 @@ def _begin_child(scope: Scope, invocation: Invocation, text: str) -> Flow[Begun]
     new = _new(host, invocation, text, f"{parent.id}.{place}", parent.id)
     run = _run(new, invocation.spec)
     now = host.clock.now()
+    outcome = error_outcome(AssertionError("not written"))
 
-    def write(tx: Tx) -> tuple[Outcome, int | None]:
+    def write(tx: Tx) -> int | None:
+        nonlocal outcome
         workflows.guard(tx, *parent.key)
         created = None
         try:
@@ -125,22 +144,23 @@ def _begin_child(scope: Scope, invocation: Invocation, text: str) -> Flow[Begun]
         except WorkflowConflict as error:
             outcome = error_outcome(error)
         steps.decide(tx, parent.key, place, name, outcome, started_at=now, now=now)
-        return outcome, created
+        return created
 
-    host.runs.add(run)
-    try:
-        outcome, created = yield Write(f"start {new.name}", write)
-    except BaseException:
-        host.runs.remove(run)
-        raise
-    begun = _begun(host, run, created)
+    begun = yield from _create(host, run, f"start {new.name}", write)
     settle(outcome, host.codec)
     return begun
 
 
-def _begun(host: Host, run: Run, created: int | None) -> Begun:
+def _create(host: Host, run: Run, label: str, write: Callable[[Tx], int | None]) -> Flow[Begun]:
+    """Have the row written by `write`, which tells its number, or None if there is one already."""
+    host.runs.add(run)
+    created: int | None = None
+    try:
+        created = yield Write(label, write)
+    finally:
+        if created is None:
+            host.runs.remove(run)
     if created is None:
-        host.runs.remove(run)
         return Begun(run.id, None)
     run.seq = created
     return Begun(run.id, run)

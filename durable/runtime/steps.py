@@ -9,8 +9,8 @@ from typing import Any
 
 from durable.codec import encode_error, error_is_exact
 from durable.errors import SerializationError, WaitTimeout
-from durable.runtime.checkpoint import Call, Flow, Write, drive, error_outcome, pause, settle
-from durable.runtime.context import Scope, StepCall, current_host, find_scope, run_in_step
+from durable.runtime.checkpoint import Call, Flow, Write, carried, error_outcome, pause, settle
+from durable.runtime.context import Scope, StepCall, current_host, run_in_step
 from durable.runtime.registry import StepSpec
 from durable.store import steps, streams, workflows
 from durable.store.database import Tx, is_of_the_file
@@ -27,38 +27,19 @@ class _BodyFailed(Exception):
         self.error = error
 
 
-def call(spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What the step returns: recorded in the body of a workflow, a plain call anywhere else."""
-    scope = find_scope(f"step {spec.name!r}")
-    body = _body(spec, scope, args, kwargs)
-    if scope is None or scope.step is not None:
-        return _call_plainly(spec, scope, body)
-    return _call_recorded(scope, spec, body)
-
-
-def call_in(scope: Scope, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What the step returns, recorded at the next place of that scope."""
-    return _call_recorded(scope, spec, _body(spec, scope, args, kwargs))
-
-
-def _call_recorded(scope: Scope, spec: StepSpec, body: Body) -> Any:
-    outcome, live = drive(_step(scope, spec, body), scope)
+def call(scope: Scope, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Flow[Any]:
+    """What the step returns, recorded at the next place of the scope."""
+    outcome, live = yield from _step(scope, spec, _body(spec, scope, args, kwargs))
     if live is not None and error_is_exact(outcome.text or ""):
-        raise live
+        raise carried(live)
     return settle(outcome, scope.host.codec)
 
 
-def _body(
-    spec: StepSpec, scope: Scope | None, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Body:
-    """The function with its arguments; a transaction's cursor is still to come, before them."""
-    replacement = None if scope is None else scope.host.hooks.replacements.get(spec.name)
-    if replacement is not None:
-        return lambda *cursor: replacement(*args, **kwargs)
-    return lambda *cursor: spec.fn(*cursor, *args, **kwargs)
-
-
-def _call_plainly(spec: StepSpec, scope: Scope | None, body: Body) -> Any:
+def call_plainly(
+    scope: Scope | None, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """What the step returns, called outside the body of a workflow: nothing is recorded."""
+    body = _body(spec, scope, args, kwargs)
     if not spec.transaction:
         return body()
     host = current_host(f"transaction {spec.name!r}") if scope is None else scope.host
@@ -70,6 +51,16 @@ def _call_plainly(spec: StepSpec, scope: Scope | None, body: Body) -> Any:
         return host.database.write(f"transaction {spec.name}", write)
     except _BodyFailed as failed:
         raise failed.error from None
+
+
+def _body(
+    spec: StepSpec, scope: Scope | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Body:
+    """The function with its arguments; a transaction's cursor is still to come, before them."""
+    replacement = None if scope is None else scope.host.hooks.replacements.get(spec.name)
+    if replacement is not None:
+        return lambda *cursor: replacement(*args, **kwargs)
+    return lambda *cursor: spec.fn(*cursor, *args, **kwargs)
 
 
 # ---------------------------------------------------------------------- the flow
@@ -109,7 +100,7 @@ def _try_body(
 ) -> Flow[tuple[Outcome | None, Exception | None]]:
     """The recorded outcome of one try, or the error that it ended in."""
     try:
-        value = yield Call(step, body)
+        value = yield Call(scope, step, body)
         _check_time(spec, scope.host.clock.now() - started_at)
         outcome = _encode(scope, step, value)
     except Exception as error:
