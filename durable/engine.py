@@ -94,34 +94,32 @@ class Engine(Client):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close(timeout=None if error is None else 0)
+        try:
+            self.close(timeout=None if error is None else 0)
+        except KeyboardInterrupt:
+            self.close(timeout=0)  # what it had not finished
+            raise
 
     # ------------------------------------------------------------------ opening
 
     def open(self) -> Engine:
         """Own the file, make it if there is none, and take up what is unfinished."""
-        with self._mutex:
-            if self._host is not None:
-                raise InvalidArgument(f"this engine on {self._path} is open already")
-            _watch_forks()
-            if self._path != MEMORY:
-                check_file(self._path, create=True)
-                self._lock.acquire()
-            try:
-                host = self._open_host()
-            except BaseException:
-                self._lock.release()
-                raise
-            self._host = self._file = host
-        context.host_opened(host)
-        registry.listen(self._declared)
-        atexit.register(self._close_at_exit)
-        _engines.append(self)
-        if self._recover != "manual":
-            self._sweep_in_background(host)
+        opening = False
+        try:
+            with self._mutex:
+                if self._host is not None:
+                    raise InvalidArgument(f"this engine on {self._path} is open already")
+                opening = True
+                self._host = self._make_host()
+                self._open_host(self._host)
+        except BaseException:
+            if opening:
+                self._stop()
+            raise
         return self
 
-    def _open_host(self) -> Host:
+    def _make_host(self) -> Host:
+        """The host, of which nothing is open yet: from here on `_shut` knows what to close."""
         clock = self._clock
         database = Database(
             self._path,
@@ -130,6 +128,7 @@ class Engine(Client):
             create=True,
             on_commit=lambda keys: host.notified(keys),
         )
+        database.observer = self._hooks.observer
         host = Host(
             database,
             self._codec,
@@ -140,20 +139,30 @@ class Engine(Client):
             self._hooks,
             self._version,
         )
-        database.observer = self._hooks.observer
-        try:
-            watcher = Watcher(host) if self._path != MEMORY and clock.real else None
-            host.session = database.write("open", self._open_session)
-            if watcher is not None:
-                watcher.start()
-        except BaseException:
-            database.close()
-            raise
         host.on_start = lambda workflow_id: host.spawn_task(
             f"durable start {workflow_id}", partial(self._take_up, host, workflow_id)
         )
-        self._watcher = watcher
+        self._watcher = Watcher(host) if self._path != MEMORY and clock.real else None
         return host
+
+    def _open_host(self, host: Host) -> None:
+        _watch_forks()
+        if self._path != MEMORY:
+            check_file(self._path, create=True)
+            self._lock.acquire()
+        host.database.open()
+        if self._watcher is not None:
+            self._watcher.look()
+        host.session = host.database.write("open", self._open_session)
+        self._file = host
+        if self._watcher is not None:
+            self._watcher.start()
+        context.host_opened(host)
+        registry.listen(self._declared)
+        atexit.register(self._close_at_exit)
+        _engines.append(self)
+        if self._recover != "manual":
+            self._sweep_in_background(host)
 
     def _open_session(self, tx: Any) -> int:
         return workflows.open_session(
@@ -225,7 +234,7 @@ class Engine(Client):
             self.close(timeout=0)
 
     def _open_engine(self) -> Host:
-        if self._host is None:
+        if self._host is None or self._host is not self._file:
             raise EngineClosed(f"the engine on {self._path} is not open: use `with Engine(…):`")
         self._host.check_open()
         return self._host
@@ -237,8 +246,8 @@ class Engine(Client):
 
         None waits without end, and 0 not at all. What was running then is unfinished and goes on
         when an engine opens the file again. Ctrl-C while it waits stops at once. May be called
-        twice. A thread that is stuck in the code of a step is left to itself: what it still does
-        is not recorded.
+        twice, and again where it was interrupted. A thread that is stuck in the code of a step is
+        left to itself: what it still does is not recorded.
         """
         seconds = optional_seconds(timeout, "the timeout of close")
         host = self._host
@@ -252,10 +261,7 @@ class Engine(Client):
                 deadline = None if seconds is None else self._clock.now() + seconds - GRACE
                 self._wait_until_idle(host, deadline)
         finally:
-            with self._mutex:
-                if self._host is host:
-                    self._shut(host)
-                    self._host = None
+            self._stop()
 
     def _wait_until_idle(self, host: Host, deadline: float | None) -> None:
         speak_at = self._clock.now() + SAY_WHAT_IT_WAITS_FOR_AFTER
@@ -281,11 +287,16 @@ class Engine(Client):
 
     def _abandon(self) -> None:
         """Stop as if the process had died here: nothing more is written, runs count as dead."""
+        if self._host is not None:
+            self._host.database.die()
+            self._stop()
+
+    def _stop(self) -> None:
+        """Close all that is open, once; where that is interrupted, the next call finishes it."""
         with self._mutex:
-            host, self._host = self._host, None
-            if host is not None:
-                host.database.die()
-                self._shut(host)
+            if self._host is not None:
+                self._shut(self._host)
+                self._host = None
 
     def _shut(self, host: Host) -> None:
         host.stopping = True
@@ -308,6 +319,8 @@ class Engine(Client):
             _engines.remove(self)
 
     def _close_session(self, host: Host) -> None:
+        if host.database.closed or not host.session:
+            return
         now = self._clock.now()
         try:
             host.database.write(

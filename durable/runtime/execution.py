@@ -45,7 +45,8 @@ def launch(host: Host, run: Run) -> None:
     """Run the workflow on a thread of its own; the run must be among `host.runs`."""
     try:
         host.spawn(f"durable {run.id}", partial(_in_background, host, run))
-    except BaseException:
+        run.thread = None
+    except Exception:
         host.runs.remove(run)
         raise
 
@@ -76,11 +77,11 @@ def run_here(host: Host, run: Run) -> Ended | None:
     Raises what left it unfinished: KeyboardInterrupt and the like, EngineClosed, StorageError.
     """
     timer = None
-    if run.deadline_at is None and run.timeout is not None:
-        run.deadline_at = host.clock.now() + run.timeout
-    if run.deadline_at is not None:
-        timer = host.timers.at(run.deadline_at, partial(_expire, host, run))
     try:
+        if run.deadline_at is None and run.timeout is not None:
+            run.deadline_at = host.clock.now() + run.timeout
+        if run.deadline_at is not None:
+            timer = host.timers.at(run.deadline_at, partial(_expire, host, run))
         return _run(host, run)
     except BaseException as error:
         run.stop(error)

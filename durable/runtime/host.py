@@ -89,21 +89,19 @@ class Host(File):
             try:
                 target()
             finally:
-                self.runs.end_task()
+                self.runs.end_task(task)
 
-        self.runs.begin_task()
         try:
+            self.runs.begin_task(task)
             self.spawn(name, task)
         except BaseException:
-            self.runs.end_task()
+            self.runs.end_task(task)
             raise
 
     def join(self, timeout: float) -> None:
         """Wait for the threads to end, `timeout` seconds at most for those that are stuck."""
         deadline = self.clock.now() + timeout
-        with self._threads_mutex:
-            threads, self._threads = self._threads, []
-        for thread in threads:
+        for thread in list(self._threads):
             if not thread.is_alive():
                 continue
             thread.join(max(0.0, deadline - self.clock.now()))
@@ -117,6 +115,14 @@ class Host(File):
                 self._stop_if_over(workflow_id)
             elif kind == "start" and self.on_start is not None:
                 self.on_start(workflow_id)
+
+    def let_go(self, error: BaseException) -> None:
+        """The calling thread was interrupted: what it ran, or had just started, is unfinished.
+
+        To be called where the interrupt leaves durable: it may have come between any two lines.
+        """
+        for run in self.runs.let_go(error):
+            self.waiting.notify([run.stop_key, workflows.key(run.seq)])
 
     def stop(self, run: Run, failure: BaseException | None = None) -> None:
         """Tell a run to stop, and wake it if it waits."""
