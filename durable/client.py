@@ -77,6 +77,7 @@ class Client:
             signals=True,
         )
         waiting = PolledWaiting(self._clock, database.watch)
+        database.open()
         self._file = File(database, self._codec, self._clock, waiting)
 
     def close(self) -> None:

@@ -42,6 +42,7 @@ from durable.runtime.flows import Flow, actor, drive, perform, perform_in
 from durable.runtime.host import Host
 from durable.runtime.parallel import Future
 from durable.runtime.registry import StepSpec, WorkflowSpec, registry
+from durable.runtime.runs import Stopped
 from durable.runtime.starting import Invocation, Options, make_options
 
 P = ParamSpec("P")
@@ -128,13 +129,21 @@ class DeclaredWorkflow(Generic[P, R]):
         return type(self)(self._spec, self._bound_to, replace(self._options, delay=delay))
 
     def _run_on(self, host: Host, *args: P.args, **kwargs: P.kwargs) -> R:
-        result: R = starting.run_here(host, self._scope(), self.invocation(*args, **kwargs))
+        try:
+            result: R = starting.run_here(host, self._scope(), self.invocation(*args, **kwargs))
+        except BaseException as error:
+            _let_go(host, error)
+            raise
         return result
 
     def _start_on(self, host: Host, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         scope = self._scope()
-        flow = starting.start(host, scope, self.invocation(*args, **kwargs))
-        return Handle(host, drive(flow, actor(host, scope)))
+        try:
+            flow = starting.start(host, scope, self.invocation(*args, **kwargs))
+            return Handle(host, drive(flow, actor(host, scope)))
+        except BaseException as error:
+            _let_go(host, error)
+            raise
 
     def invocation(self, *args: P.args, **kwargs: P.kwargs) -> Invocation:
         """What is to be started."""
@@ -553,6 +562,12 @@ def register(instance: object) -> None:
     there is none. The instance of the same class and key that was known before is replaced.
     """
     registry.add_instance(instance)
+
+
+def _let_go(host: Host, error: BaseException) -> None:
+    """A Ctrl-C leaves durable here: nobody may wait for what this thread ran."""
+    if not isinstance(error, (Exception, Stopped)):
+        host.let_go(error)
 
 
 def _call_step(spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

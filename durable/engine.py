@@ -88,6 +88,7 @@ class Engine(Client):
         self._version = version
         self._fires = schedules
         self._scheduler: Scheduler
+        self._queues: Queues
         self._hooks = Hooks()
         self._host: Host | None = None
         self._watcher: Watcher | None = None
@@ -105,7 +106,11 @@ class Engine(Client):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close(timeout=None if error is None else 0)
+        try:
+            self.close(timeout=None if error is None else 0)
+        except KeyboardInterrupt:
+            self.close(timeout=0)  # what it had not finished
+            raise
 
     async def __aenter__(self) -> Engine:
         """Open it, and run async workflows on the loop of the calling program."""
@@ -132,30 +137,22 @@ class Engine(Client):
 
     def _open_with(self, prepare: Callable[[Host], None]) -> Engine:
         """Open it; `prepare` is called before the first workflow runs."""
-        with self._mutex:
-            if self._host is not None:
-                raise InvalidArgument(f"this engine on {self._path} is open already")
-            _watch_forks()
-            if self._path != MEMORY:
-                check_file(self._path, create=True)
-                self._lock.acquire()
-            try:
-                host = self._open_host()
-            except BaseException:
-                self._lock.release()
-                raise
-            self._host = self._file = host
-        prepare(host)
-        context.host_opened(host)
-        registry.listen(self._declared)
-        atexit.register(self._close_at_exit)
-        _engines.append(self)
-        if self._recover != "manual":
-            self._sweep_in_background(host)
-        self._scheduler.start()
+        opening = False
+        try:
+            with self._mutex:
+                if self._host is not None:
+                    raise InvalidArgument(f"this engine on {self._path} is open already")
+                opening = True
+                self._host = self._make_host()
+                self._open_host(self._host, prepare)
+        except BaseException:
+            if opening:
+                self._stop()
+            raise
         return self
 
-    def _open_host(self) -> Host:
+    def _make_host(self) -> Host:
+        """The host, of which nothing is open yet: from here on `_shut` knows what to close."""
         clock = self._clock
         database = Database(
             self._path,
@@ -164,6 +161,7 @@ class Engine(Client):
             create=True,
             on_commit=lambda keys: host.notified(keys),
         )
+        database.observer = self._hooks.observer
         host = Host(
             database,
             self._codec,
@@ -174,41 +172,46 @@ class Engine(Client):
             self._hooks,
             self._version,
         )
-        database.observer = self._hooks.observer
-        host.queues = queues = Queues(host)
-        try:
-            watcher = Watcher(host) if self._path != MEMORY and clock.real else None
-            host.session, self._waiting_queues = database.write(
-                "open", partial(self._open_session, queues=queues)
-            )
-            self._scheduler = Scheduler(host, fires=self._fires)
-            self._scheduler.declare()
-            if watcher is not None:
-                watcher.start()
-        except BaseException:
-            database.close()
-            raise
         host.on_start = lambda ids: host.spawn_task(
             f"durable start {ids[0]}", partial(recovery.take_up_all_loose, host, ids)
         )
-        self._watcher = watcher
+        self._watcher = Watcher(host) if self._path != MEMORY and clock.real else None
+        self._queues = host.queues = Queues(host)
+        self._scheduler = Scheduler(host, fires=self._fires)
         return host
 
-    def _open_session(self, tx: Any, *, queues: Queues) -> tuple[int, list[str]]:
+    def _open_host(self, host: Host, prepare: Callable[[Host], None]) -> None:
+        _watch_forks()
+        if self._path != MEMORY:
+            check_file(self._path, create=True)
+            self._lock.acquire()
+        host.database.open()
+        if self._watcher is not None:
+            self._watcher.look()
+        host.session, self._waiting_queues = host.database.write("open", self._open_session)
+        self._scheduler.declare()
+        self._file = host
+        if self._watcher is not None:
+            self._watcher.start()
+        prepare(host)
+        context.host_opened(host)
+        registry.listen(self._declared)
+        atexit.register(self._close_at_exit)
+        _engines.append(self)
+        if self._recover != "manual":
+            self._sweep_in_background(host)
+        self._scheduler.start()
+
+    def _open_session(self, tx: Any) -> tuple[int, list[str]]:
         session = workflows.open_session(
             tx, pid=os.getpid(), version=self._version, now=self._clock.now()
         )
-        return session, queues.declare(tx)
+        return session, self._queues.declare(tx)
 
     def _sweep_in_background(self, host: Host) -> None:
         wanted = self._wanted()
         host.spawn_task("durable recovery", lambda: recovery.sweep(host, wanted))
-        self._queues_of(host).notice_all(self._waiting_queues)
-
-    @staticmethod
-    def _queues_of(host: Host) -> Queues:
-        assert isinstance(host.queues, Queues)
-        return host.queues
+        self._queues.notice_all(self._waiting_queues)
 
     def _wanted(self) -> recovery.Wanted | None:
         predicate = self._recover
@@ -224,11 +227,10 @@ class Engine(Client):
         host = self._host
         if host is None:
             return
-        self._queues_of(host).declare_new()
+        self._queues.declare_new()
         if host.blocked:
             host.spawn_task("durable recovery", partial(recovery.retry_blocked, host))
-        if host is not None:
-            self._scheduler.declared()
+        self._scheduler.declared()
 
     # ------------------------------------------------------------------ running
 
@@ -254,7 +256,7 @@ class Engine(Client):
             wanted = list(check_texts(ids, "the ids to recover"))
         for workflow_id in wanted:
             self._take_up(host, workflow_id)
-        self._queues_of(host).notice_all()
+        self._queues.notice_all()
         return [self.handle(workflow_id) for workflow_id in wanted]
 
     def serve(self) -> None:
@@ -277,7 +279,7 @@ class Engine(Client):
             self.close(timeout=0)
 
     def _open_engine(self) -> Host:
-        if self._host is None:
+        if self._host is None or self._host is not self._file:
             raise EngineClosed(f"the engine on {self._path} is not open: use `with Engine(…):`")
         self._host.check_open()
         return self._host
@@ -289,8 +291,8 @@ class Engine(Client):
 
         None waits without end, and 0 not at all. What was running then is unfinished and goes on
         when an engine opens the file again. Ctrl-C while it waits stops at once. May be called
-        twice. A thread that is stuck in the code of a step is left to itself: what it still does
-        is not recorded.
+        twice, and again where it was interrupted. A thread that is stuck in the code of a step is
+        left to itself: what it still does is not recorded.
         """
         seconds = optional_seconds(timeout, "the timeout of close")
         host = self._host
@@ -303,10 +305,7 @@ class Engine(Client):
                 deadline = None if seconds is None else self._clock.now() + seconds - GRACE
                 self._wait_until_idle(host, deadline)
         finally:
-            with self._mutex:
-                if self._host is host:
-                    self._shut(host)
-                    self._host = None
+            self._stop()
 
     async def aclose(self, timeout: float | timedelta | None = None) -> None:
         """`close`, for a program with an event loop: its coroutines go on until they are stopped.
@@ -370,11 +369,16 @@ class Engine(Client):
 
     def _abandon(self) -> None:
         """Stop as if the process had died here: nothing more is written, runs count as dead."""
+        if self._host is not None:
+            self._host.database.die()
+            self._stop()
+
+    def _stop(self) -> None:
+        """Close all that is open, once; where that is interrupted, the next call finishes it."""
         with self._mutex:
-            host, self._host = self._host, None
-            if host is not None:
-                host.database.die()
-                self._shut(host)
+            if self._host is not None:
+                self._shut(self._host)
+                self._host = None
 
     def _shut(self, host: Host) -> None:
         host.stopping = True
@@ -386,7 +390,7 @@ class Engine(Client):
         host.runs.wait_stopped(GRACE)
         lanes.leave_loop(host, GRACE)
         host.timers.close()
-        self._queues_of(host).close()
+        self._queues.close()
         if self._watcher is not None:
             self._watcher.close()
         self._close_session(host)
@@ -399,6 +403,8 @@ class Engine(Client):
             _engines.remove(self)
 
     def _close_session(self, host: Host) -> None:
+        if host.database.closed or not host.session:
+            return
         now = self._clock.now()
         try:
             host.database.write(

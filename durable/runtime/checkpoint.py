@@ -141,18 +141,26 @@ def pause(scope: Scope, until: float) -> Flow[None]:
 
 
 def wait_for(
-    file: File, keys: tuple[str, ...], look: Callable[[Tx], T | None], timeout: float | None
+    file: File,
+    keys: tuple[str, ...],
+    look: Callable[[Tx], T | None],
+    timeout: float | None,
+    workflow_id: str | None = None,
 ) -> Flow[T | None]:
     """What `look` finds, once it finds something; None when `timeout` seconds are over.
 
-    It records nothing: for those who wait outside the body of a workflow.
+    Where it waits for what that workflow does: raise why it stopped, if it did unfinished. It
+    records nothing: for those who wait outside the body of a workflow.
     """
     deadline = None if timeout is None else file.clock.now() + timeout
     with (yield Listen(*keys)) as listener:
         while True:
+            failure = None if workflow_id is None else file.failure_of(workflow_id)
             found: T | None = yield Read(look)
             if found is not None:
                 return found
+            if failure is not None:
+                raise failure
             if deadline is not None and file.clock.now() >= deadline:
                 return None
             yield Wait(listener, deadline)

@@ -47,27 +47,12 @@ def result(file: File, scope: Scope | None, workflow_id: str, timeout: float | N
     if scope is not None and scope.step is None:
         outcome = yield from awaited(scope, f"durable.result:{workflow_id}", subject, timeout)
     else:
-        outcome = yield from _wait_outside(file, workflow_id, subject, timeout)
+        keys, find = yield Read(subject)
+        found = yield from wait_for(file, keys, lambda tx: find(tx, NOWHERE), timeout, workflow_id)
+        outcome = found or Outcome(TIMEOUT)
     if outcome.kind == TIMEOUT:
         return timed_out(f"the end of workflow {workflow_id!r}", timeout, MISSING)
     return settle(outcome, file.codec)
-
-
-def _wait_outside(
-    file: File, workflow_id: str, subject: Callable[[Tx], Subject], timeout: float | None
-) -> Flow[Outcome]:
-    keys, find = yield Read(subject)
-
-    def look(tx: Tx) -> tuple[Outcome | None, BaseException | None] | None:
-        outcome, failure = find(tx, NOWHERE), file.failure_of(workflow_id)
-        return None if outcome is None and failure is None else (outcome, failure)
-
-    found = yield from wait_for(file, keys, look, timeout)
-    outcome, failure = found or (Outcome(TIMEOUT), None)
-    if outcome is None:
-        assert failure is not None
-        raise failure
-    return outcome
 
 
 def _end_of(tx: Tx, workflow_id: str, scope: Scope | None) -> Subject:

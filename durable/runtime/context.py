@@ -283,11 +283,12 @@ def enter(scope: Scope) -> None:
 def enter_run(host: Host, run: Run) -> Iterator[Scope]:
     """The calling thread runs the body of the workflow."""
     scope = Scope(host, run, threading.get_ident())
-    token = _scope.set(scope)
+    before = _scope.get()
     try:
+        _scope.set(scope)
         yield scope
     finally:
-        _scope.reset(token)
+        _scope.set(before)
 
 
 async def await_in_step(scope: Scope, step: StepCall, body: Callable[[], Any]) -> Any:
@@ -306,15 +307,16 @@ async def await_in_step(scope: Scope, step: StepCall, body: Callable[[], Any]) -
 def run_in_step(scope: Scope, step: StepCall, body: Callable[[], T]) -> T:
     """What the body of a step returns, run on the calling thread."""
     inner = Scope(scope.host, scope.run, threading.get_ident(), scope.lane, step=step)
-    token = _scope.set(inner)
+    before = _scope.get()
     try:
+        _scope.set(inner)
         unguard = scope.host.hooks.unguard
         if unguard is None:
             return body()
         with unguard():
             return body()
     finally:
-        _scope.reset(token)
+        _scope.set(before)
 
 
 # ---------------------------------------------------------------------- engines

@@ -58,7 +58,7 @@ def get_event(
         outcome = yield from awaited(scope, f"durable.get_event:{key}", subject, seconds)
     else:
         keys, find = yield Read(subject)
-        found = yield from wait_for(file, keys, lambda tx: find(tx, NOWHERE), seconds)
+        found = yield from wait_for(file, keys, lambda tx: find(tx, NOWHERE), seconds, workflow_id)
         outcome = found or Outcome(TIMEOUT)
     if outcome.kind == TIMEOUT:
         return timed_out(f"the event {key!r} of workflow {workflow_id!r}", seconds, default)

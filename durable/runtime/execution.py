@@ -57,7 +57,8 @@ def launch(host: Host, run: Run) -> None:
             launch_on_loop(host, run)
         else:
             host.spawn(f"durable {run.id}", partial(in_background, host, run))
-    except BaseException:
+        run.thread = None
+    except Exception:
         host.runs.remove(run)
         raise
 
@@ -120,11 +121,11 @@ def run_here(host: Host, run: Run) -> Ended | None:
 def _live(host: Host, run: Run) -> Flow[Ended | None]:
     """The run from its first line to its outcome; as `run_here`."""
     timer = None
-    if run.deadline_at is None and run.timeout is not None:
-        run.deadline_at = host.clock.now() + run.timeout
-    if run.deadline_at is not None:
-        timer = host.timers.at(run.deadline_at, partial(_expire, host, run))
     try:
+        if run.deadline_at is None and run.timeout is not None:
+            run.deadline_at = host.clock.now() + run.timeout
+        if run.deadline_at is not None:
+            timer = host.timers.at(run.deadline_at, partial(_expire, host, run))
         ended = _what_counts(run, (yield Body(host, run)))
         if ended is None:
             return None

@@ -116,13 +116,13 @@ class Host(File):
             try:
                 target()
             finally:
-                self.runs.end_task()
+                self.runs.end_task(task)
 
-        self.runs.begin_task()
         try:
+            self.runs.begin_task(task)
             self.spawn(name, task)
         except BaseException:
-            self.runs.end_task()
+            self.runs.end_task(task)
             raise
 
     def notified(self, keys: Sequence[str]) -> None:
@@ -140,6 +140,14 @@ class Host(File):
                 self.queues.notice(name)
         if wanted and self.on_start is not None:
             self.on_start(wanted)
+
+    def let_go(self, error: BaseException) -> None:
+        """The calling thread was interrupted: what it ran, or had just started, is unfinished.
+
+        To be called where the interrupt leaves durable: it may have come between any two lines.
+        """
+        for run in self.runs.lose(error):
+            self.waiting.notify([run.stop_key, workflows.key(run.seq)])
 
     def stop(self, run: Run, failure: BaseException | None = None) -> None:
         """Tell a run to stop, and wake it if it waits."""

@@ -313,6 +313,7 @@ class Queues:
                     execution.launch_on_loop(host, run)
                 else:
                     self.workers.give(run)
+                run.thread = None
             except BaseException as error:
                 run.stop(error)
                 host.runs.remove(run)

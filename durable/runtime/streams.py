@@ -89,7 +89,7 @@ class Reader:
             return _or_end(tx, seq, self._read(tx, seq))
 
         while True:
-            items = yield from wait_for(self.file, keys, look, self._seconds)
+            items = yield from wait_for(self.file, keys, look, self._seconds, self._workflow_id)
             if items is None:
                 raise self._timed_out()
             wanted = [each for item in items if item.text is not None for each in self._take(item)]

@@ -103,9 +103,15 @@ class Listener:
 
     def wait(self, deadline: float | None) -> bool:
         """Wait for a notification since the last call; False if the deadline came first."""
-        with self._condition:
-            notified = self._waiting.clock.wait(self._condition, lambda: self._notified, deadline)
-            self._notified = False
+        try:
+            with self._waiting.mutex:
+                notified = self._waiting.clock.wait(
+                    self._condition, lambda: self._notified, deadline
+                )
+                self._notified = False
+        except RuntimeError as error:
+            # Python's own Condition.wait, interrupted while it takes its lock back.
+            raise KeyboardInterrupt from error
         return notified
 
 

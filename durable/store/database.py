@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Generic, Protocol, TypeVar, cast
+from typing import Any, Final, Generic, Protocol, Self, TypeVar, cast
 
 from durable.clock import Clock, Thread
 from durable.errors import (
@@ -183,26 +183,27 @@ class _Writer:
         self.outstanding: set[_Later[Any]] = set()
         self._clock = clock
         self._turn = turn
-        self._condition = threading.Condition(threading.Lock())
+        self._mutex = threading.Lock()
+        self._condition = threading.Condition(self._mutex)
         self._called = False
         self._ends = False
         self._thread: Thread | None = None
 
     def start(self) -> None:
         """Begin, unless it has begun."""
-        with self._condition:
+        with self._mutex:
             if self._thread is None:
                 self._thread = self._clock.spawn("durable writer", self._run)
 
     def call(self) -> None:
         """Have it take a turn."""
-        with self._condition:
+        with self._mutex:
             self._called = True
             self._condition.notify()
 
     def end(self) -> None:
         """End the thread, once nothing is outstanding."""
-        with self._condition:
+        with self._mutex:
             self._ends = True
             self._condition.notify()
             thread = self._thread
@@ -213,7 +214,7 @@ class _Writer:
         while True:
             # A leader that was interrupted on the main thread may have told nobody.
             look_again = self._clock.now() + LOOK_FOR_LEADER_SECONDS if self.outstanding else None
-            with self._condition:
+            with self._mutex:
                 self._clock.wait(self._condition, lambda: self._called or self._ends, look_again)
                 if self._ends:
                     return
@@ -221,8 +222,22 @@ class _Writer:
             self._turn()
 
 
+class _Reader:
+    """A connection that reads, and the thread that has it now."""
+
+    __slots__ = ("connection", "thread")
+
+    def __init__(self, thread: int | None) -> None:
+        self.thread = thread
+        self.connection = cast(sqlite3.Connection, None)  # until it is made
+
+    def close(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+
+
 class Database:
-    """The file at `path` (or ``:memory:``), open until `close`.
+    """The file at `path` (or ``:memory:``), from `open` to `close`.
 
     `on_commit` is called after each commit with the keys that it touched. With `signals`, they are
     also left in the file for the engine in another process. Every error is a `DurableError`.
@@ -257,17 +272,23 @@ class Database:
         self._idle_lock = threading.Lock()
         self._idle = threading.Condition(self._idle_lock)
         self._writer_thread = _Writer(clock, self._lead_for_others)
-        self._readers: list[sqlite3.Connection] = []
+        self._readers: list[_Reader] = []
+        self._create = create
         self._uri = _uri(path, create)
-        check_file(path, create=create)
-        self._writer = self._connect()
+        self._writer = cast(sqlite3.Connection, None)  # until it is open
+
+    def open(self) -> Self:
+        """Open the file, and make or migrate it if this may; to be called once."""
+        check_file(self.path, create=self._create)
         try:
-            self._prepare(create)
+            self._writer = self._connect()
+            self._prepare(self._create)
+            _watch_forks()
+            _opened.append(self)
         except BaseException:
-            self._writer.close()
+            self.close()
             raise
-        _watch_forks()
-        _opened.append(self)
+        return self
 
     # ------------------------------------------------------------------ the two doors
 
@@ -315,8 +336,9 @@ class Database:
         self.check_process()
         if self.path == MEMORY:
             return self.write("read", fn)
-        connection = self._borrow()
+        reader = self._borrow()
         try:
+            connection = reader.connection
             return self._patiently(connection, lambda: self._snapshot(connection, fn))
         except Exception as error:
             # The arguments of a look were checked: what else fails is a row that makes no sense.
@@ -324,7 +346,7 @@ class Database:
                 raise
             raise translate(error, self.path) from error
         finally:
-            self._give_back(connection)
+            self._give_back(reader)
 
     def check_process(self) -> None:
         """Raise EngineClosed in a process that inherited this database by a fork."""
@@ -613,27 +635,45 @@ class Database:
                     self.path, f"cannot use write-ahead logging here (the file stays in {mode!r})"
                 )
 
-    def _borrow(self) -> sqlite3.Connection:
+    # A connection is in the list of readers before it is made, until it is closed: a Ctrl-C that
+    # takes one away from its thread leaves it for `close`.
+
+    def _borrow(self) -> _Reader:
+        me = threading.get_ident()
         with self._mutex:
             if self._closing:
                 raise EngineClosed(f"{self.path} is closed")
-            if self._readers:
-                return self._readers.pop()
-        connection = self._connect()
-        connection.execute("PRAGMA query_only = 1")
-        return connection
+            for reader in self._readers:
+                if reader.thread is None:
+                    reader.thread = me
+                    return reader
+            reader = _Reader(me)
+            self._readers.append(reader)
+        try:
+            reader.connection = self._connect()
+            reader.connection.execute("PRAGMA query_only = 1")
+        except BaseException:
+            self._drop(reader)
+            raise
+        return reader
 
-    def _give_back(self, connection: sqlite3.Connection) -> None:
+    def _give_back(self, reader: _Reader) -> None:
         with self._mutex:
-            if not self._closing and len(self._readers) < IDLE_READERS:
-                self._readers.append(connection)
+            idle = sum(each.thread is None for each in self._readers)
+            if not self._closing and idle < IDLE_READERS:
+                reader.thread = None
                 return
-        connection.close()
+        self._drop(reader)
+
+    def _drop(self, reader: _Reader) -> None:
+        reader.close()
+        with self._mutex:
+            self._readers = [each for each in self._readers if each is not reader]
 
     @staticmethod
     def _snapshot(connection: sqlite3.Connection, fn: Callable[[Tx], T]) -> T:
-        connection.execute("BEGIN")
         try:
+            connection.execute("BEGIN")
             return fn(Tx(connection))
         finally:
             if connection.in_transaction:
@@ -654,12 +694,14 @@ class Database:
         self.close()
 
     def close(self) -> None:
-        """Finish what was accepted, refuse all else, close the file. May be called twice."""
+        """Finish what was accepted, refuse all else, close the file.
+
+        May be called twice, and again where it was interrupted.
+        """
         if self._inherited:
             return
         with self._mutex:
             self._closing = True
-            readers, self._readers = self._readers, []
         while self._leader is not None:
             look_again = self._clock.now() + LOOK_FOR_LEADER_SECONDS
             with self._idle_lock:
@@ -668,8 +710,12 @@ class Database:
         self._writer_thread.end()
         if self in _opened:
             _opened.remove(self)
-        for connection in [*readers, self._writer]:
-            connection.close()
+        me = threading.get_ident()
+        for reader in list(self._readers):
+            if reader.thread in (None, me):  # the others close theirs when they have read
+                self._drop(reader)
+        if self._writer is not None:
+            self._writer.close()
 
 
 class Watch:
@@ -678,7 +724,11 @@ class Watch:
     def __init__(self, connection: sqlite3.Connection, path: str) -> None:
         self._connection = connection
         self._path = path
-        self._seen = self._version()
+        try:
+            self._seen = self._version()
+        except BaseException:
+            connection.close()
+            raise
 
     def changed(self) -> bool:
         """Whether there was a commit since the last call."""
@@ -804,6 +854,6 @@ def _inherit() -> None:
 
     for database in _opened:
         database._inherited = True
-        for connection in [database._writer, *database._readers]:
+        for connection in [database._writer, *(each.connection for each in database._readers)]:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
     _opened.clear()

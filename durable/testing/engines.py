@@ -77,8 +77,8 @@ class TestEngine(Engine):
         ]
         return [*self._hooks.errors, *getattr(self._clock, "errors", []), *unforeseen]
 
-    def _open_host(self) -> Host:
-        host = self._last_host = super()._open_host()
+    def _make_host(self) -> Host:
+        host = self._last_host = super()._make_host()
         read, switch = host.database.read, self.journal.switch
 
         def read_between_switches(fn: Callable[[Tx], T]) -> T:
@@ -152,7 +152,7 @@ def _empty_file() -> bytes:
             synchronous="normal",
             create=True,
             on_commit=lambda keys: None,
-        ).close()
+        ).open().close()
         return file.read_bytes()
 
 

@@ -24,7 +24,7 @@ def database(path: str) -> Iterator[Database]:
     database = Database(
         path, clock=SystemClock(), synchronous="normal", create=True, on_commit=lambda keys: None
     )
-    opened(database)
+    opened(database.open())
     yield database
     database.close()
 

@@ -650,7 +650,7 @@ def write_many(path: str, count: int) -> int:
     largest = 0
     database = Database(
         path, clock=SystemClock(), synchronous="normal", create=True, on_commit=lambda keys: None
-    )
+    ).open()
     database.write("table", lambda tx: tx.execute("CREATE TABLE t (x)"))
     stop = threading.Event()
 
