@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from random import Random
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from durable.clock import Clock
 from durable.runtime.loops import OnLoop
@@ -60,6 +61,10 @@ class Run:
     """What runs that body; other tasks of the run are in `beside`."""
     interrupted: set[asyncio.Task[Any]] = field(default_factory=set)
     """The tasks that were told to stop."""
+    ended_at: WeakKeyDictionary[asyncio.Future[Any], float] = field(
+        default_factory=WeakKeyDictionary
+    )
+    """When each of its tasks has ended."""
     cancelled: dict[Place, str] = field(default_factory=dict)
     """Calls that were cancelled by the code of the body, to be recorded with its next write."""
 
