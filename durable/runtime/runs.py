@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from random import Random
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 from durable.clock import Clock
 from durable.runtime.loops import OnLoop
@@ -83,6 +84,11 @@ class Run:
     """What it holds in a queue, if it is of one."""
     thread: int | None = field(default_factory=threading.get_ident)
     """The thread that runs it, or is about to have it run; None once it has one of its own."""
+
+    @cached_property
+    def ended_at(self) -> WeakKeyDictionary[asyncio.Future[Any], float]:
+        """When each of its tasks has ended."""
+        return WeakKeyDictionary()
 
     @cached_property
     def random(self) -> Random:
