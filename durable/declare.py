@@ -114,7 +114,7 @@ class DeclaredWorkflow(Generic[P, R]):
             raise InvalidArgument(
                 f"queue {queue!r} was given a workflow with options(queue={self._options.queue!r})"
             )
-        options = replace(self._options, queue=queue)
+        options = self._options._replace(queue=queue)
         return Invocation(self._spec, self._bound_to, args, kwargs, options)
 
     def _start_in(self, queue: str, /, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
@@ -126,7 +126,7 @@ class DeclaredWorkflow(Generic[P, R]):
         for name in ("id", "dedup", "delay"):
             if getattr(self._options, name) is not None:
                 raise InvalidArgument(f"a Debouncer takes a workflow without options({name}=…)")
-        return type(self)(self._spec, self._bound_to, replace(self._options, delay=delay))
+        return type(self)(self._spec, self._bound_to, self._options._replace(delay=delay))
 
     def _run_on(self, host: Host, *args: P.args, **kwargs: P.kwargs) -> R:
         try:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 from durable.errors import DurableError, EngineClosed, QueueNotFound
 from durable.runtime import execution, recovery
@@ -37,8 +38,7 @@ TRY_AGAIN_SECONDS = 1.0
 # ---------------------------------------------------------------------- the decision
 
 
-@dataclass(frozen=True)
-class Counts:
+class Counts(NamedTuple):
     """What counts against the limits: what runs in the partition, and the starts of the window."""
 
     running: int = 0
@@ -46,8 +46,7 @@ class Counts:
     oldest_at: float | None = None
 
 
-@dataclass(frozen=True)
-class Allowance:
+class Allowance(NamedTuple):
     """How many may start now (None: all), and when more may, if nothing else happens before."""
 
     number: int | None
@@ -173,7 +172,7 @@ class _Taking:
         spec = registry.workflow(state.name)
         if state.timeout is None and spec is not None and spec.timeout is not None:
             queues.set_timeout(tx, state, spec.timeout, now=now)
-            state = replace(state, timeout=spec.timeout, deadline_at=now + spec.timeout)
+            state = state._replace(timeout=spec.timeout, deadline_at=now + spec.timeout)
         if self._limits.rate_per is not None:
             self._count_start()
         self.taken.runs.append((state, steps.load(tx, state.seq)))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from durable.checks import LARGEST, check_count, check_id, check_optional_text, check_texts
 from durable.clock import optional_seconds
@@ -32,8 +31,7 @@ from durable.store.steps import Outcome, Place
 from durable.store.workflows import Queued
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """What `options` of a workflow function sets; `timeout` and `delay` are in seconds."""
 
     id: str | None = None
@@ -87,8 +85,7 @@ def make_options(
     )
 
 
-@dataclass(frozen=True)
-class Invocation:
+class Invocation(NamedTuple):
     """A workflow to be started: the function, what it is bound to, its arguments and options."""
 
     spec: WorkflowSpec
@@ -98,8 +95,7 @@ class Invocation:
     options: Options
 
 
-@dataclass(frozen=True)
-class Begun:
+class Begun(NamedTuple):
     """A workflow that exists now: `run` is this call's to execute.
 
     It is None where the workflow existed before, or was `enqueued`.
