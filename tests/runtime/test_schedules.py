@@ -555,6 +555,19 @@ def test_an_unknown_schedule_is_told_those_that_there_are(engine: TestEngine) ->
             act()
 
 
+@pytest.mark.parametrize("name", [None, 5, "", b"job", "a\nb", "\ud800"])
+def test_what_is_no_name_is_refused(engine: TestEngine, name: Any) -> None:
+    """Before the file is looked at."""
+    for act in (
+        lambda: engine.pause_schedule(name),
+        lambda: engine.resume_schedule(name),
+        lambda: engine.trigger(name),
+        lambda: engine.backfill(name, START, START),
+    ):
+        with pytest.raises(InvalidArgument, match="the name of a schedule"):
+            act()
+
+
 # ---------------------------------------------------------------------- trigger, backfill
 
 
