@@ -184,7 +184,7 @@ def test_random_expressions_over_a_month() -> None:
 def test_ten_years_minute_by_minute(zone: str) -> None:
     """Each minute of ten years, with expressions of all forms."""
     rng = random.Random(new_seed())
-    for expression in ["30 2 * * *", *islice(expressions(rng), 2)]:
+    for expression in ["30 2 * * *", *islice(expressions(rng), 1)]:
         check(expression, zone, at("2010-01-01"), at("2020-01-01"))
 
 
