@@ -94,14 +94,20 @@ class WorkflowFunction(Generic[P, R]):
 
     def _start_in(self, queue: str, /, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """Start it in a queue, with the options that it has."""
+        host = current_host(f"workflow {self.name!r}")
+        return Handle(
+            host, starting.start(host, self._scope(), self._invocation_in(queue, args, kwargs))
+        )
+
+    def _invocation_in(
+        self, queue: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Invocation:
         if self._options.queue not in (None, queue):
             raise InvalidArgument(
                 f"queue {queue!r} was given a workflow with options(queue={self._options.queue!r})"
             )
-        host = current_host(f"workflow {self.name!r}")
         options = replace(self._options, queue=queue)
-        invocation = Invocation(self._spec, self._bound_to, args, kwargs, options)
-        return Handle(host, starting.start(host, self._scope(), invocation))
+        return Invocation(self._spec, self._bound_to, args, kwargs, options)
 
     def _with_delay(self, delay: float) -> WorkflowFunction[P, R]:
         """The same function for a Debouncer, which says itself what the run's id and delay are."""
@@ -184,13 +190,16 @@ class StepFunction(Generic[P, R]):
 
     def _start_in(self, queue: str, /, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """Start it in a queue, as a workflow that is nothing but this step."""
-        host = current_host(f"queue {queue!r}")
         name = f"queue {queue!r}"
+        host = current_host(name)
         scope = None if find_scope(name) is None else body_scope(name)
-        invocation = Invocation(
-            registry.around_step(self._spec), None, args, kwargs, make_options(queue=queue)
-        )
-        return Handle(host, starting.start(host, scope, invocation))
+        return Handle(host, starting.start(host, scope, self._invocation_in(queue, args, kwargs)))
+
+    def _invocation_in(
+        self, queue: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Invocation:
+        around = registry.around_step(self._spec)
+        return Invocation(around, None, args, kwargs, make_options(queue=queue))
 
     @overload
     def __get__(self, instance: None, owner: type) -> StepFunction[P, R]: ...
@@ -220,7 +229,9 @@ class _BoundStep(StepFunction[P, R]):
         self._spec = spec
         self._kind = "static"
 
-    def _start_in(self, queue: str, /, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+    def _invocation_in(
+        self, queue: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Invocation:
         raise InvalidArgument(
             f"step {self.name!r} is a method, and another process would not find what it is bound "
             f"to: enqueue a workflow that calls it in queue {queue!r}"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from durable.checks import LARGEST, check_count, check_id, check_optional_text, check_texts
@@ -28,6 +29,9 @@ from durable.store.database import Tx
 from durable.store.queues import DELAYED
 from durable.store.steps import Outcome, Place
 from durable.store.workflows import Queued
+
+# So many that are enqueued together share a commit.
+MANY = 200
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,22 @@ def start(host: Host, scope: Scope | None, invocation: Invocation) -> str:
     return begun.id
 
 
+def start_many(host: Host, scope: Scope | None, invocations: Iterable[Invocation]) -> list[str]:
+    """The ids of workflows that now wait in a queue; outside workflows, MANY share a commit."""
+    if scope is not None:
+        return [start(host, scope, each) for each in invocations]
+    ids: list[str] = []
+    rest = iter(invocations)
+    while some := list(islice(rest, MANY)):
+        host.check_open()
+        news = [_new(host, each, _input(host, each), host.new_id(), None) for each in some]
+        if some[0].options.id is not None or some[0].options.dedup is not None:
+            raise InvalidArgument("one id or dedup cannot be that of many: enqueue one by one")
+        _enqueue(host, *news)
+        ids += [new.id for new in news]
+    return ids
+
+
 def run_here(host: Host, scope: Scope | None, invocation: Invocation) -> Any:
     """What the workflow returns, run on the calling thread, or raise what it raises."""
     begun = _begin(host, scope, invocation)
@@ -191,15 +211,20 @@ def _begin_child(scope: Scope, invocation: Invocation, text: str) -> Flow[Begun]
     return begun
 
 
-def _enqueue(host: Host, new: workflows.NewWorkflow) -> Begun:
-    assert new.queued is not None and host.queues is not None
+def _enqueue(host: Host, *news: workflows.NewWorkflow) -> Begun:
+    """The first of them; all wait in one queue now."""
+    first = news[0]
+    assert first.queued is not None and host.queues is not None
     try:
-        taken = host.database.write(f"enqueue {new.name}", lambda tx: _add(tx, host, new))
-        host.queues.begin(taken)
+        added = host.database.write(
+            f"enqueue {first.name}", lambda tx: [_add(tx, host, new) for new in news]
+        )
+        for taken in added:
+            host.queues.begin(taken)
     except (KeyboardInterrupt, SystemExit):
-        host.queues.rescue(new.queued.queue)
+        host.queues.rescue(first.queued.queue)
         raise
-    return Begun(new.id, None, enqueued=taken is not None)
+    return Begun(first.id, None, enqueued=added[0] is not None)
 
 
 def _enqueue_child(
