@@ -749,6 +749,41 @@ def test_an_id_that_exists_attaches(virtual: TestEngine) -> None:
         q.enqueue(quick.options(id="same"))
 
 
+def test_many_share_a_commit(virtual: TestEngine) -> None:
+    """Each item is one run; hundreds are written together, and limits and order are as ever."""
+    one = queue(concurrency=1)
+    before = len(virtual.journal.entries)
+    handles = one.enqueue_many(quick, range(450))
+    labels = [each.label for each in virtual.journal.entries[before:]]
+    assert labels.count(f"enqueue {quick.name}") == 3
+    assert [handle.result() for handle in handles] == list(range(450))
+    starts = [handle.info().started_at for handle in handles]
+    assert starts == sorted(starts)  # type: ignore[type-var]
+    assert one.enqueue_many(double, []) == []
+
+
+def test_many_in_a_workflow_are_its_children(virtual: TestEngine) -> None:
+    """Each with a number of its own."""
+    two = queue(concurrency=2)
+
+    @workflow
+    def parent() -> list[int]:
+        return [handle.result() for handle in two.enqueue_many(double, range(3))]
+
+    assert parent.options(id="p")() == [0, 2, 4]
+    assert [each.id for each in virtual.workflows(parent="p")] == ["p.1", "p.2", "p.3"]
+
+
+@pytest.mark.parametrize("options", [{"id": "a"}, {"dedup": "a"}])
+def test_many_cannot_share_an_id(virtual: TestEngine, options: Any) -> None:
+    """Nothing is written."""
+    with pytest.raises(InvalidArgument, match="one by one"):
+        queue().enqueue_many(quick.options(**options), [1, 2])
+    with pytest.raises(InvalidArgument, match="decorate"):
+        queue().enqueue_many(len, [[]])  # type: ignore[arg-type]
+    assert not virtual.workflows()
+
+
 # ---------------------------------------------------------------------- in workflows
 
 
