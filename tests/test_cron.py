@@ -225,8 +225,13 @@ def test_a_daily_job_around_the_changes_of_ten_years(zone: str) -> None:
 @pytest.mark.slow
 def test_a_daily_job_in_all_zones_at_all_their_changes() -> None:
     """N42: once on each local day, in every zone of tzdata, from 1970 until the rules repeat."""
+    start, end = at("1970-01-02"), at("2038-01-01")
+    seen = set()
     for zone in sorted(zoneinfo.available_timezones()):
-        check_around_changes(zone, at("1970-01-02"), at("2038-01-01"))
+        moved = (offset_at(find_zone(zone), start), *changes(zone, start, end))
+        if moved not in seen:  # many zones have several names
+            seen.add(moved)
+            check_around_changes(zone, start, end)
 
 
 @pytest.mark.slow
