@@ -581,6 +581,39 @@ def test_leaving_the_block_waits_for_the_rate(path: str) -> None:
         assert {each.status for each in client.workflows()} == {Status.SUCCESS}
 
 
+def test_nobody_waits_for_the_rate_of_what_was_cancelled(path: str) -> None:
+    """Leaving the block does not wait for a window that nothing waits for."""
+    clock = testing.VirtualClock()
+    slow = queue(rate=Rate(1, per=3600))
+    with Engine(path, clock=clock):
+        begin = clock.now()
+        slow.enqueue(quick).result()
+        slow.enqueue(quick).cancel()
+    assert clock.now() == begin
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"concurrency": None}, {"concurrency": 300}, {"concurrency": None, "rate": Rate(999, per=60)}],
+)
+def test_more_than_one_transaction_takes(virtual: TestEngine, limits: Any) -> None:
+    """Hundreds that may start at the same moment all do."""
+    q = queue(concurrency=1)
+    first = q.enqueue(held)
+    handles = q.enqueue_many(quick, range(350))
+    q.change(**limits)
+    virtual.clock.settle()
+    assert statuses(first) == ["PENDING"]
+    assert set(statuses(*handles)) == {"SUCCESS"}
+
+
+def test_hundreds_are_due_at_the_same_moment(virtual: TestEngine) -> None:
+    """All of them start then."""
+    handles = queue().enqueue_many(quick.options(delay=30), range(350))
+    virtual.clock.advance(seconds=30)
+    assert set(statuses(*handles)) == {"SUCCESS"}
+
+
 def test_closing_at_once_leaves_what_waits(path: str) -> None:
     """It starts when an engine opens the file again."""
     one = queue(concurrency=1)
