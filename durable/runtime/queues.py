@@ -310,9 +310,9 @@ class Queues:
                 if host.cancels != cancels and not self._is_current(run):
                     run.stop()  # cancelled before we had it
                 self.workers.give(run)
-            except BaseException as error:
-                run.stop(error)
+            except BaseException:
                 host.runs.remove(run)
+                host.runs.lose(run.id)
                 raise
         except EngineClosed:
             pass  # the next engine takes it up
@@ -336,7 +336,7 @@ class Queues:
         host = self._host
         for state in host.database.read(partial(queues.held, queue=queue, holder=host.session)):
             if not host.runs.has(state.id):
-                host.runs.blame(state.id, KeyboardInterrupt())
+                host.runs.lose(state.id)
                 recovery.ensure_running(host, state.id)
         self.notice(queue)
 

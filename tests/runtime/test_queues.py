@@ -485,6 +485,29 @@ def test_a_run_whose_file_failed_frees_its_slot(engine: Engine) -> None:
     assert [failed.result(PATIENCE), also.result(PATIENCE)] == [0, 1]
 
 
+def test_a_system_without_more_threads(
+    virtual: TestEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was taken begins when there are threads again."""
+    host = virtual._host
+    assert host is not None
+    one = queue(concurrency=1)
+    virtual.clock.settle()
+    with monkeypatch.context() as patch:
+        spawn = host.spawn
+
+        def refuse(name: str, target: Any) -> None:
+            if name.startswith("durable worker"):
+                raise RuntimeError("can't start new thread")
+            spawn(name, target)
+
+        patch.setattr(host, "spawn", refuse)
+        handles = [one.enqueue(quick, n) for n in range(3)]
+        virtual.clock.settle()
+        assert statuses(*handles) == ["PENDING", "ENQUEUED", "ENQUEUED"]
+    assert [handle.result() for handle in handles] == [0, 1, 2]
+
+
 def test_recovery_leaves_alone_what_is_about_to_begin() -> None:
     """In any order of threads: what a queue starts while recovery looks around runs once."""
     one, ran = queue(concurrency=1), []
