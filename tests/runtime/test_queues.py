@@ -243,6 +243,17 @@ def test_a_run_that_waits_keeps_its_slot(virtual: TestEngine) -> None:
     assert next_one.result() is None
 
 
+def test_an_idle_queue_does_nothing(virtual: TestEngine) -> None:
+    """No look at the file, however long nothing happens; also not where the queue is full."""
+    full, rated = queue(concurrency=1), queue(concurrency=1, rate=Rate(1, per=60))
+    handles = [each.enqueue(held) for each in (full, rated) for _ in range(3)]
+    virtual.clock.advance(minutes=2)
+    before = list(virtual.journal.entries)
+    virtual.clock.advance(hours=10)
+    assert virtual.journal.entries == before
+    assert statuses(*handles).count("PENDING") == 2
+
+
 def test_a_queue_with_many_waiting_does_not_delay_another(engine: Engine, path: str) -> None:
     """What is in a full queue is not looked at when another starts something."""
     full, other = queue(concurrency=1), queue(concurrency=1)
@@ -591,15 +602,16 @@ def test_leaving_the_block_drains_the_queue(path: str) -> None:
     assert engine is not None
 
 
-def test_leaving_the_block_waits_for_the_rate(path: str) -> None:
-    """A script that enqueues more than may start at once ends when all are done."""
+def test_leaving_the_block_waits_for_the_rate(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A script that enqueues more than may start at once ends when all are done, and says why."""
     clock = testing.VirtualClock()
     slow = queue(rate=Rate(2, per=60))
-    with Engine(path, clock=clock):
+    with caplog.at_level(logging.WARNING, "durable"), Engine(path, clock=clock):
         begin = clock.now()
         for n in range(5):
             slow.enqueue(quick, n)
     assert clock.now() - begin == 120
+    assert f"queue {slow.name!r} (waits for its rate)" in caplog.text
     with Client(path) as client:
         assert {each.status for each in client.workflows()} == {Status.SUCCESS}
 
