@@ -3,6 +3,7 @@
 Decorate functions as workflows and steps, and open an `Engine`. See the README for a tutorial.
 """
 
+from durable import aio as aio
 from durable.client import Client
 from durable.codec import JsonCodec, Opaque, PickleCodec
 from durable.debounce import Debouncer
@@ -17,6 +18,7 @@ from durable.errors import (
     EngineClosed,
     EventNotSet,
     InvalidArgument,
+    InvalidCron,
     NewerSchema,
     NoEngine,
     NonDeterminism,
@@ -26,6 +28,7 @@ from durable.errors import (
     QueueNotFound,
     ReadOnlyFile,
     RemoteError,
+    ScheduleNotFound,
     SerializationError,
     StorageError,
     StorageFull,
@@ -57,9 +60,19 @@ from durable.ops import (
     write_stream,
 )
 from durable.queues import Queue, Rate
-from durable.records import Cancellation, Current, Status, Step, StreamValue, Waited, Workflow
+from durable.records import (
+    Cancellation,
+    Current,
+    Schedule,
+    Status,
+    Step,
+    StreamValue,
+    Waited,
+    Workflow,
+)
 from durable.retry import Retry
 from durable.runtime.parallel import Future
+from durable.scheduling import schedule
 
 __all__ = [
     "AlreadyRunning",
@@ -77,6 +90,7 @@ __all__ = [
     "Future",
     "Handle",
     "InvalidArgument",
+    "InvalidCron",
     "JsonCodec",
     "NewerSchema",
     "NoEngine",
@@ -92,6 +106,8 @@ __all__ = [
     "ReadOnlyFile",
     "RemoteError",
     "Retry",
+    "Schedule",
+    "ScheduleNotFound",
     "SerializationError",
     "Status",
     "Step",
@@ -118,6 +134,7 @@ __all__ = [
     "recv",
     "register",
     "run_step",
+    "schedule",
     "send",
     "set_event",
     "sleep",

@@ -16,10 +16,11 @@ from durable.errors import EngineClosed, InvalidArgument
 from durable.handle import Handle
 from durable.queues import Queue, Rate, check_queue_name, name_of
 from durable.queues import change as change_queue
-from durable.records import Cancellation, Status, Workflow
-from durable.runtime import enqueuing
+from durable.records import Cancellation, Schedule, Status, Workflow
+from durable.runtime import enqueuing, schedules
 from durable.runtime.context import Scope, find_scope
 from durable.runtime.file import File
+from durable.runtime.flows import actor, drive
 from durable.runtime.messages import MISSING
 from durable.runtime.starting import make_options
 from durable.runtime.waiting import PolledWaiting
@@ -76,6 +77,7 @@ class Client:
             signals=True,
         )
         waiting = PolledWaiting(self._clock, database.watch)
+        database.open()
         self._file = File(database, self._codec, self._clock, waiting)
 
     def close(self) -> None:
@@ -183,7 +185,8 @@ class Client:
         file = self._open_file()
         options = make_options(id, timeout, tags, name_of(queue), priority, dedup, partition, delay)
         make = enqueuing.by_name(file, check_text(name, "a name"), args, kwargs or {}, options)
-        return Handle(file, enqueuing.enqueue(file, self._scope("enqueue"), make))
+        scope = self._scope("enqueue")
+        return Handle(file, drive(enqueuing.enqueue(file, scope, make), actor(file, scope)))
 
     def debounce(
         self,
@@ -205,7 +208,9 @@ class Client:
         options = make_options(queue=name_of(queue), delay=span)
         make = enqueuing.by_name(file, check_text(name, "a name"), args, kwargs or {}, options)
         check_text(key, "the key of a Debouncer")
-        return Handle(file, enqueuing.debounce(file, self._scope("debounce"), make, key, longest))
+        scope = self._scope("debounce")
+        flow = enqueuing.debounce(file, scope, make, key, longest)
+        return Handle(file, drive(flow, actor(file, scope)))
 
     def change_queue(
         self,
@@ -257,6 +262,49 @@ class Client:
             limit=check_count(limit, "the limit of a list"),
         )
         return file.database.read(query)
+
+    # ------------------------------------------------------------------ schedules
+
+    def schedules(self) -> list[Schedule]:
+        """All schedules that programs have declared on this file, by name."""
+        return schedules.listing(self._open_file())
+
+    def pause_schedule(self, name: str) -> None:
+        """Let the schedule begin no more runs, until `resume_schedule`, over restarts too.
+
+        The moments meanwhile do not count as missed. ScheduleNotFound if there is none.
+        """
+        schedules.pause(self._open_file(), check_id(name, "the name of a schedule"))
+
+    def resume_schedule(self, name: str) -> None:
+        """Let a paused schedule go on with the next moment from now on."""
+        schedules.resume(self._open_file(), check_id(name, "the name of a schedule"))
+
+    def trigger(self, name: str, *, id: str | None = None) -> Handle[Any]:  # noqa: A002
+        """Run the workflow of a schedule now, paused or not, beside its moments.
+
+        It gets the present moment. As with `options`, an `id` that exists attaches to that run.
+        """
+        file = self._open_file()
+        workflow_id = None if id is None else check_id(id)
+        name = check_id(name, "the name of a schedule")
+        return Handle(file, schedules.trigger(file, name, workflow_id))
+
+    def backfill(self, name: str, start: datetime, end: datetime) -> list[Handle[Any]]:
+        """Run the moments of a schedule from `start` on and before `end`, both in the past.
+
+        Those that have a run already keep it; the handles are of all, in order. They run side by
+        side. InvalidArgument for more than 10,000 moments.
+
+            client.backfill("app:report", datetime(2026, 11, 1, tzinfo=UTC), datetime.now(UTC))
+        """
+        file = self._open_file()
+        since, until = (
+            moment(start, "the start of a backfill"),
+            moment(end, "the end of a backfill"),
+        )
+        name = check_id(name, "the name of a schedule")
+        return [Handle(file, each) for each in schedules.backfill(file, name, since, until)]
 
 
 def check_path(path: str | os.PathLike[str]) -> str:

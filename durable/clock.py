@@ -5,6 +5,7 @@ Inside durable a span is a ``float`` of seconds and a moment a ``float`` of seco
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 import time
@@ -51,8 +52,15 @@ class Clock(Protocol):
         Whoever makes `ready` true holds `condition` while doing so and notifies it.
         """
 
-    def spawn(self, name: str, target: Callable[[], None]) -> Thread:
-        """Run `target` in a new thread called `name` that does not keep the process alive."""
+    def spawn(self, name: str, target: Callable[[], None], *, background: bool = False) -> Thread:
+        """Run `target` in a new thread called `name` that does not keep the process alive.
+
+        What a `background` thread waits for is nothing that the program waits for: a clock that
+        jumps does not jump on its account alone. Only schedules ask for one.
+        """
+
+    def event_loop(self) -> asyncio.AbstractEventLoop:
+        """A new event loop whose time is this clock's, to be run in a thread that it spawned."""
 
 
 class SystemClock:
@@ -62,7 +70,7 @@ class SystemClock:
 
     def now(self) -> float:
         """The wall clock's moment, in whole microseconds as a ``datetime`` has them."""
-        return round(time.time(), 6)
+        return time.time_ns() // 1_000 / 1_000_000  # round() takes twenty times as long
 
     def wait(
         self, condition: threading.Condition, ready: Callable[[], bool], deadline: float | None
@@ -78,11 +86,15 @@ class SystemClock:
             condition.wait(min(remaining, LOOK_AGAIN))
         return True
 
-    def spawn(self, name: str, target: Callable[[], None]) -> Thread:
+    def spawn(self, name: str, target: Callable[[], None], *, background: bool = False) -> Thread:
         """Start a daemon thread: a program that forgets to close its engine can still end."""
         thread = threading.Thread(target=target, name=name, daemon=True)
         thread.start()
         return thread
+
+    def event_loop(self) -> asyncio.AbstractEventLoop:
+        """The ordinary one."""
+        return asyncio.new_event_loop()
 
 
 def seconds(span: float | timedelta, what: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import contextlib
 import os
@@ -17,16 +18,17 @@ from durable.checks import check_optional_text, check_texts
 from durable.client import Client
 from durable.clock import Clock, optional_seconds
 from durable.codec import Codec
-from durable.declare import WorkflowFunction
+from durable.declare import DeclaredWorkflow
 from durable.errors import DurableError, EngineClosed, InvalidArgument, NotAllowedHere
 from durable.handle import Handle
 from durable.records import Workflow
-from durable.runtime import context, recovery
+from durable.runtime import context, lanes, recovery
 from durable.runtime.hooks import Hooks
 from durable.runtime.host import Host, log
 from durable.runtime.queues import Queues
 from durable.runtime.registry import registry
 from durable.runtime.runs import Runs
+from durable.runtime.scheduler import Scheduler
 from durable.runtime.timers import Timers
 from durable.runtime.waiting import Waiting
 from durable.runtime.watcher import Watcher
@@ -50,8 +52,9 @@ class Engine(Client):
     `synchronous`: with ``"full"`` a power cut loses nothing that was recorded; with ``"normal"`` a
     process crash loses nothing, and a power cut at most the last moments. `recover`: ``"auto"``
     takes up all unfinished workflows when it opens, ``"manual"`` waits for `recover`, a predicate
-    on `Workflow` chooses. `version` is kept with each run that begins. ``":memory:"`` is a file
-    that is gone when the engine closes.
+    on `Workflow` chooses. `version` is kept with each run that begins. With ``schedules=False``
+    no moment of a schedule begins a run. ``":memory:"`` is a file that is gone when the engine
+    closes.
 
         with Engine("shop.db") as engine:
             handle = engine.start(checkout, "17")
@@ -68,6 +71,7 @@ class Engine(Client):
         synchronous: Literal["full", "normal"] = "full",
         recover: Recover = "auto",
         version: str | None = None,
+        schedules: bool = True,
         codec: Codec | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -77,9 +81,14 @@ class Engine(Client):
         if recover not in ("auto", "manual") and not callable(recover):
             raise InvalidArgument(f"recover is 'auto', 'manual' or a predicate, not {recover!r}")
         check_optional_text(version, "the version of an engine", empty=True)
+        if not isinstance(schedules, bool):
+            raise InvalidArgument(f"schedules is True or False, not {schedules!r}")
         self._synchronous = synchronous
         self._recover = recover
         self._version = version
+        self._fires = schedules
+        self._scheduler: Scheduler
+        self._queues: Queues
         self._hooks = Hooks()
         self._host: Host | None = None
         self._watcher: Watcher | None = None
@@ -88,6 +97,7 @@ class Engine(Client):
         self._mutex = threading.Lock()
 
     def __enter__(self) -> Engine:
+        context.find_scope("with Engine(…)")  # which would block an event loop when it is left
         return self.open()
 
     def __exit__(
@@ -96,34 +106,53 @@ class Engine(Client):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close(timeout=None if error is None else 0)
+        try:
+            self.close(timeout=None if error is None else 0)
+        except KeyboardInterrupt:
+            self.close(timeout=0)  # what it had not finished
+            raise
+
+    async def __aenter__(self) -> Engine:
+        """Open it, and run async workflows on the loop of the calling program."""
+        if not self._clock.real:
+            raise InvalidArgument(
+                "a virtual clock has an event loop of its own: use `with`, and start the async "
+                "workflows from there"
+            )
+        return self._open_with(lanes.use_running_loop)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose(timeout=None if error is None else 0)
 
     # ------------------------------------------------------------------ opening
 
     def open(self) -> Engine:
         """Own the file, make it if there is none, and take up what is unfinished."""
-        with self._mutex:
-            if self._host is not None:
-                raise InvalidArgument(f"this engine on {self._path} is open already")
-            _watch_forks()
-            if self._path != MEMORY:
-                check_file(self._path, create=True)
-                self._lock.acquire()
-            try:
-                host = self._open_host()
-            except BaseException:
-                self._lock.release()
-                raise
-            self._host = self._file = host
-        context.host_opened(host)
-        registry.listen(self._declared)
-        atexit.register(self._close_at_exit)
-        _engines.append(self)
-        if self._recover != "manual":
-            self._sweep_in_background(host)
+        return self._open_with(lambda host: None)
+
+    def _open_with(self, prepare: Callable[[Host], None]) -> Engine:
+        """Open it; `prepare` is called before the first workflow runs."""
+        opening = False
+        try:
+            with self._mutex:
+                if self._host is not None:
+                    raise InvalidArgument(f"this engine on {self._path} is open already")
+                opening = True
+                self._host = self._make_host()
+                self._open_host(self._host, prepare)
+        except BaseException:
+            if opening:
+                self._stop()
+            raise
         return self
 
-    def _open_host(self) -> Host:
+    def _make_host(self) -> Host:
+        """The host, of which nothing is open yet: from here on `_shut` knows what to close."""
         clock = self._clock
         database = Database(
             self._path,
@@ -132,6 +161,7 @@ class Engine(Client):
             create=True,
             on_commit=lambda keys: host.notified(keys),
         )
+        database.observer = self._hooks.observer
         host = Host(
             database,
             self._codec,
@@ -142,39 +172,46 @@ class Engine(Client):
             self._hooks,
             self._version,
         )
-        database.observer = self._hooks.observer
-        host.queues = queues = Queues(host)
-        try:
-            watcher = Watcher(host) if self._path != MEMORY and clock.real else None
-            host.session, self._waiting_queues = database.write(
-                "open", partial(self._open_session, queues=queues)
-            )
-            if watcher is not None:
-                watcher.start()
-        except BaseException:
-            database.close()
-            raise
-        host.on_start = lambda workflow_id: host.spawn_task(
-            f"durable start {workflow_id}", partial(self._take_up, host, workflow_id)
+        host.on_start = lambda ids: host.spawn_task(
+            f"durable start {ids[0]}", partial(recovery.take_up_all_loose, host, ids)
         )
-        self._watcher = watcher
+        self._watcher = Watcher(host) if self._path != MEMORY and clock.real else None
+        self._queues = host.queues = Queues(host)
+        self._scheduler = Scheduler(host, fires=self._fires)
         return host
 
-    def _open_session(self, tx: Any, *, queues: Queues) -> tuple[int, list[str]]:
+    def _open_host(self, host: Host, prepare: Callable[[Host], None]) -> None:
+        _watch_forks()
+        if self._path != MEMORY:
+            check_file(self._path, create=True)
+            self._lock.acquire()
+        host.database.open()
+        if self._watcher is not None:
+            self._watcher.look()
+        host.session, self._waiting_queues = host.database.write("open", self._open_session)
+        self._scheduler.declare()
+        self._file = host
+        if self._watcher is not None:
+            self._watcher.start()
+        prepare(host)
+        context.host_opened(host)
+        registry.listen(self._declared)
+        atexit.register(self._close_at_exit)
+        _engines.append(self)
+        if self._recover != "manual":
+            self._sweep_in_background(host)
+        self._scheduler.start()
+
+    def _open_session(self, tx: Any) -> tuple[int, list[str]]:
         session = workflows.open_session(
             tx, pid=os.getpid(), version=self._version, now=self._clock.now()
         )
-        return session, queues.declare(tx)
+        return session, self._queues.declare(tx)
 
     def _sweep_in_background(self, host: Host) -> None:
         wanted = self._wanted()
         host.spawn_task("durable recovery", lambda: recovery.sweep(host, wanted))
-        self._queues_of(host).notice_all(self._waiting_queues)
-
-    @staticmethod
-    def _queues_of(host: Host) -> Queues:
-        assert isinstance(host.queues, Queues)
-        return host.queues
+        self._queues.notice_all(self._waiting_queues)
 
     def _wanted(self) -> recovery.Wanted | None:
         predicate = self._recover
@@ -184,23 +221,24 @@ class Engine(Client):
 
     @staticmethod
     def _take_up(host: Host, workflow_id: str) -> None:
-        recovery.ensure_running(host, workflow_id)
+        recovery.take_up_if_loose(host, workflow_id)
 
     def _declared(self) -> None:
         host = self._host
         if host is None:
             return
-        self._queues_of(host).declare_new()
+        self._queues.declare_new()
         if host.blocked:
             host.spawn_task("durable recovery", partial(recovery.retry_blocked, host))
+        self._scheduler.declared()
 
     # ------------------------------------------------------------------ running
 
-    def run(self, wf: WorkflowFunction[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    def run(self, wf: DeclaredWorkflow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a workflow on this thread, and return its result."""
         return _checked(wf)._run_on(self._open_engine(), *args, **kwargs)
 
-    def start(self, wf: WorkflowFunction[P, R], *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+    def start(self, wf: DeclaredWorkflow[P, R], *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """Run a workflow in the background; it is on the disk when this returns."""
         return _checked(wf)._start_on(self._open_engine(), *args, **kwargs)
 
@@ -218,7 +256,7 @@ class Engine(Client):
             wanted = list(check_texts(ids, "the ids to recover"))
         for workflow_id in wanted:
             self._take_up(host, workflow_id)
-        self._queues_of(host).notice_all()
+        self._queues.notice_all()
         return [self.handle(workflow_id) for workflow_id in wanted]
 
     def serve(self) -> None:
@@ -241,7 +279,7 @@ class Engine(Client):
             self.close(timeout=0)
 
     def _open_engine(self) -> Host:
-        if self._host is None:
+        if self._host is None or self._host is not self._file:
             raise EngineClosed(f"the engine on {self._path} is not open: use `with Engine(…):`")
         self._host.check_open()
         return self._host
@@ -254,25 +292,59 @@ class Engine(Client):
         None waits without end, and 0 not at all. What queues can start runs too; what is delayed
         stays in its queue for the next start. What was running then is unfinished and goes on
         when an engine opens the file again. Ctrl-C while it waits stops at once. May be called
-        twice. A thread that is stuck in the code of a step is left to itself: what it still does
-        is not recorded.
+        twice, and again where it was interrupted. A thread that is stuck in the code of a step is
+        left to itself: what it still does is not recorded.
         """
         seconds = optional_seconds(timeout, "the timeout of close")
         host = self._host
         if host is None or _is_inherited(host):
             return
-        scope = context.find_scope("close")
-        if scope is not None and scope.host is host:
-            raise NotAllowedHere("a workflow cannot close the engine that runs it")
+        context.find_scope("close")
+        self._refuse_in_workflow(host)
         try:
             if seconds is None or seconds > GRACE:
                 deadline = None if seconds is None else self._clock.now() + seconds - GRACE
                 self._wait_until_idle(host, deadline)
         finally:
-            with self._mutex:
-                if self._host is host:
-                    self._shut(host)
-                    self._host = None
+            self._stop()
+
+    async def aclose(self, timeout: float | timedelta | None = None) -> None:
+        """`close`, for a program with an event loop: its coroutines go on until they are stopped.
+
+        Cancelled while it waits, it stops at once.
+        """
+        host = self._host
+        if host is None:
+            return
+        self._refuse_in_workflow(host)
+        signal = host.on_loop().signal()
+        errors = []
+
+        def close() -> None:
+            try:
+                self.close(timeout)
+            except BaseException as error:
+                errors.append(error)
+            finally:
+                signal.give()
+
+        thread = self._clock.spawn("durable close", close)
+        try:
+            await signal.wait()
+        except asyncio.CancelledError:
+            host.runs.hurry()
+            await signal.wait_through()
+            raise
+        finally:
+            thread.join()
+        for error in errors:
+            raise error
+
+    @staticmethod
+    def _refuse_in_workflow(host: Host) -> None:
+        scope = context.find_scope("close", blocks=False)
+        if scope is not None and scope.host is host:
+            raise NotAllowedHere("a workflow cannot close the engine that runs it")
 
     def _wait_until_idle(self, host: Host, deadline: float | None) -> None:
         speak_at = self._clock.now() + SAY_WHAT_IT_WAITS_FOR_AFTER
@@ -298,11 +370,16 @@ class Engine(Client):
 
     def _abandon(self) -> None:
         """Stop as if the process had died here: nothing more is written, runs count as dead."""
+        if self._host is not None:
+            self._host.database.die()
+            self._stop()
+
+    def _stop(self) -> None:
+        """Close all that is open, once; where that is interrupted, the next call finishes it."""
         with self._mutex:
-            host, self._host = self._host, None
-            if host is not None:
-                host.database.die()
-                self._shut(host)
+            if self._host is not None:
+                self._shut(self._host)
+                self._host = None
 
     def _shut(self, host: Host) -> None:
         host.stopping = True
@@ -312,20 +389,23 @@ class Engine(Client):
         for run in host.runs.all():
             host.stop(run, host.closed_error())
         host.runs.wait_stopped(GRACE)
+        lanes.leave_loop(host, GRACE)
         host.timers.close()
-        self._queues_of(host).close()
+        self._queues.close()
         if self._watcher is not None:
             self._watcher.close()
         self._close_session(host)
         host.database.close()
         host.waiting.notify_all()
-        host.join(GRACE)
+        host.threads.close(GRACE)
         self._lock.release()
         atexit.unregister(self._close_at_exit)
         if self in _engines:
             _engines.remove(self)
 
     def _close_session(self, host: Host) -> None:
+        if host.database.closed or not host.session:
+            return
         now = self._clock.now()
         try:
             host.database.write(
@@ -341,8 +421,8 @@ class Engine(Client):
         self.close(timeout=0)
 
 
-def _checked(wf: WorkflowFunction[P, R]) -> WorkflowFunction[P, R]:
-    if not isinstance(wf, WorkflowFunction):
+def _checked(wf: DeclaredWorkflow[P, R]) -> DeclaredWorkflow[P, R]:
+    if not isinstance(wf, DeclaredWorkflow):
         raise InvalidArgument(f"{wf!r} is not a workflow: decorate the function with @workflow")
     return wf
 

@@ -2,12 +2,14 @@
 
     DurableError
     ├── InvalidArgument         (also ValueError)  an id, span, moment or function of no use
+    │   └── InvalidCron         a cron expression that cannot be understood
     ├── DuplicateName           two different functions declared under one name
     ├── SerializationError      (also TypeError)  a value that would not come back as it was
     ├── RemoteError             stands for a recorded exception whose class is gone
     ├── WaitTimeout             (also TimeoutError)  nothing came within the time given
     ├── EventNotSet             the workflow ended without setting the event
     ├── WorkflowNotFound        (also LookupError)  no workflow has this id
+    ├── ScheduleNotFound        (also LookupError)  no schedule has this name
     ├── WorkflowCancelled       the workflow was cancelled, or its deadline passed
     ├── WorkflowConflict        another workflow has the id, or its state forbids this
     ├── WorkflowDead            the workflow brought its process down too often
@@ -41,6 +43,34 @@ class InvalidArgument(DurableError, ValueError):
 
     Raised before anything is written.
     """
+
+
+class InvalidCron(InvalidArgument):
+    """A cron expression cannot be understood; raised where the schedule is declared.
+
+    `field` is the one that is wrong (None if it is all of them), and `place` where the faulty part
+    of it begins and ends in `expression`. `allowed` says what may stand there.
+    """
+
+    def __init__(
+        self,
+        expression: str,
+        field: str | None,
+        reason: str,
+        place: tuple[int, int] | None,
+        allowed: str,
+    ) -> None:
+        super().__init__(expression, field, reason, place, allowed)
+        self.expression, self.field, self.reason = expression, field, reason
+        self.place, self.allowed = place, allowed
+
+    def __str__(self) -> str:
+        field = "" if self.field is None else f"in the {self.field}, "
+        lines = [f"the cron expression {self.expression!r} cannot be used: {field}{self.reason}"]
+        if self.place is not None:
+            start, end = self.place
+            lines += [f"    {self.expression}", f"    {' ' * start}{'^' * (end - start)}"]
+        return "\n".join([*lines, self.allowed] if self.allowed else lines)
 
 
 class DuplicateName(DurableError):
@@ -132,6 +162,18 @@ class WorkflowNotFound(DurableError, LookupError):
 
     def __str__(self) -> str:
         return f"there is no workflow {self.workflow_id!r} in this file"
+
+
+class ScheduleNotFound(DurableError, LookupError):
+    """No schedule in this file has the name; `known` are those that it has."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(name, known)
+        self.name, self.known = name, known
+
+    def __str__(self) -> str:
+        there = f"it has {', '.join(map(repr, self.known))}" if self.known else "it has none"
+        return f"there is no schedule {self.name!r} in this file: {there}"
 
 
 class WorkflowCancelled(DurableError):

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from datetime import timedelta
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar, overload
 
 from durable.clock import optional_seconds
 from durable.records import Cancellation, Step, StreamValue, Workflow
-from durable.runtime import children, events, messages, streams
-from durable.runtime.context import Scope, find_scope
+from durable.runtime import children as acting
+from durable.runtime import events, messages, streams
+from durable.runtime.context import Scope, async_scope, find_scope
 from durable.runtime.file import File
+from durable.runtime.flows import Flow, actor, drive, perform
 from durable.runtime.messages import MISSING
 from durable.store import queries
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class Handle(Generic[R]):
@@ -25,7 +28,7 @@ class Handle(Generic[R]):
     """
 
     def __init__(self, file: File, workflow_id: str) -> None:
-        self._file = file
+        self.file = file
         self.id = workflow_id
 
     def __repr__(self) -> str:
@@ -38,18 +41,30 @@ class Handle(Generic[R]):
         over: the workflow goes on all the same. WorkflowNotFound if the file has none of this id.
         """
         seconds = optional_seconds(timeout, "the timeout of result")
-        return children.result(self._file, self._scope("result"), self.id, seconds)  # type: ignore[no-any-return]
+        scope = self._scope("result")
+        flow: Flow[R] = acting.result(self.file, scope, self.id, seconds)
+        return self._drive(flow, scope)
+
+    def __await__(self) -> Generator[Any, None, R]:
+        """`result`, for coroutines; to stop waiting leaves the workflow alone."""
+        scope = async_scope("await handle")
+        scope = scope if scope is not None and scope.host is self.file else None
+
+        def call(scope: Scope | None) -> Flow[R]:
+            return acting.result(self.file, scope, self.id, None)
+
+        return perform(self.file, scope, call).__await__()
 
     def info(self) -> Workflow:
         """The workflow as the file has it now."""
-        return self._file.database.read(
-            partial(queries.workflow, workflow_id=self.id, codec=self._file.codec)
+        return self.file.database.read(
+            partial(queries.workflow, workflow_id=self.id, codec=self.file.codec)
         )
 
     def steps(self) -> list[Step]:
         """What it has recorded so far, in the order of the numbers."""
-        return self._file.database.read(
-            partial(queries.steps, workflow_id=self.id, codec=self._file.codec)
+        return self.file.database.read(
+            partial(queries.steps, workflow_id=self.id, codec=self.file.codec)
         )
 
     def send(
@@ -57,18 +72,20 @@ class Handle(Generic[R]):
     ) -> None:
         """Send it a message; see `durable.send`."""
         scope = self._scope("send")
-        messages.send(self._file, scope, self.id, message, topic, idempotency_key)
+        flow = messages.send(self.file, scope, self.id, message, topic, idempotency_key)
+        self._drive(flow, scope)
 
     def event(
         self, key: str, *, timeout: float | timedelta | None = None, default: Any = MISSING
     ) -> Any:
         """The value of its event, once it is set; see `durable.get_event`."""
         scope = self._scope("event")
-        return events.get_event(self._file, scope, self.id, key, timeout, default)
+        flow = events.get_event(self.file, scope, self.id, key, timeout, default)
+        return self._drive(flow, scope)
 
     def events(self) -> dict[str, Any]:
         """All events that it has set, with their last values."""
-        return events.all_events(self._file, self.id)
+        return events.all_events(self.file, self.id)
 
     @overload
     def stream(
@@ -102,8 +119,8 @@ class Handle(Generic[R]):
         comes as a `StreamValue`, with its step and attempt. Not in the body of a workflow.
         """
         scope = self._scope("stream")
-        read = streams.read_live if live else streams.read
-        return read(self._file, scope, self.id, key, start, timeout)
+        reader = streams.LiveReader if live else streams.Reader
+        return iterate(reader(self.file, scope, self.id, key, start, timeout), scope)
 
     def cancel(self, *, children: bool = True) -> Cancellation:
         """Stop it for good, with the workflows that it started unless `children` is false.
@@ -111,14 +128,16 @@ class Handle(Generic[R]):
         True if this call cancelled it; false if it had ended before, and `status` says how. What it
         has recorded stays, and `resume` makes it go on.
         """
-        return _cancel(self._file, self._scope("cancel"), self.id, with_children=children)
+        scope = self._scope("cancel")
+        return self._drive(acting.cancel(self.file, scope, self.id, children=children), scope)
 
     def resume(self) -> None:
         """Have it go on from its last checkpoint, after a cancel, a passed deadline or DEAD.
 
         WorkflowConflict if it is not stopped. Children that its cancel stopped go on too.
         """
-        children.resume(self._file, self._scope("resume"), self.id)
+        scope = self._scope("resume")
+        self._drive(acting.resume(self.file, scope, self.id), scope)
 
     def fork(self, *, step: int | None = None, id: str | None = None) -> Handle[R]:  # noqa: A002
         """Start a copy that has the steps before number `step`, or none, and goes on from there.
@@ -126,15 +145,20 @@ class Handle(Generic[R]):
         It has the events as of that step, and every message that was not yet received then.
         """
         scope = self._scope("fork")
-        return Handle(self._file, children.fork(self._file, scope, self.id, step, id))
+        flow = acting.fork(self.file, scope, self.id, step, id)
+        return Handle(self.file, self._drive(flow, scope))
 
     def _scope(self, name: str) -> Scope | None:
         """The calling workflow, where it belongs to the same file."""
         scope = find_scope(f"Handle.{name}")
-        return scope if scope is not None and scope.host is self._file else None
+        return scope if scope is not None and scope.host is self.file else None
+
+    def _drive(self, flow: Flow[T], scope: Scope | None) -> T:
+        return drive(flow, actor(self.file, scope))
 
 
-def _cancel(
-    file: File, scope: Scope | None, workflow_id: str, *, with_children: bool
-) -> Cancellation:
-    return children.cancel(file, scope, workflow_id, children=with_children)
+def iterate(reader: streams.Reader, scope: Scope | None) -> Iterator[Any]:
+    """The values of a stream, on the calling thread."""
+    by = actor(reader.file, scope)
+    while (values := drive(reader.turn(scope), by)) is not None:
+        yield from values

@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 
 from durable.clock import moment, seconds
 from durable.errors import InvalidArgument, NotInWorkflow
-from durable.handle import Handle
+from durable.handle import Handle, iterate
 from durable.records import Current, Waited
 from durable.runtime import children, events, messages, streams, values
 from durable.runtime import sleep as sleeping
 from durable.runtime.context import body_scope, current_host, find_scope
+from durable.runtime.flows import actor, drive
 from durable.runtime.messages import MISSING
 from durable.runtime.parallel import Future
 
@@ -37,7 +38,8 @@ def send(
     """
     scope = find_scope("send")
     host = current_host("send()")
-    messages.send(host, scope, workflow_id, message, topic, idempotency_key)
+    flow = messages.send(host, scope, workflow_id, message, topic, idempotency_key)
+    drive(flow, actor(host, scope))
 
 
 def recv(
@@ -51,7 +53,8 @@ def recv(
     Waits until there is one. After `timeout` seconds it raises WaitTimeout, or returns `default` if
     one is given; that is recorded, and the message that comes later is for the next `recv`.
     """
-    return messages.recv(body_scope("recv"), topic, timeout, default)
+    scope = body_scope("recv")
+    return drive(messages.recv(scope, topic, timeout, default), scope)
 
 
 def set_event(key: str, value: object) -> None:
@@ -59,7 +62,7 @@ def set_event(key: str, value: object) -> None:
     scope = find_scope("set_event")
     if scope is None:
         raise NotInWorkflow("set_event")
-    events.set_event(scope, key, value)
+    drive(events.set_event(scope, key, value), scope)
 
 
 def get_event(
@@ -76,7 +79,8 @@ def get_event(
     """
     scope = find_scope("get_event")
     host = current_host("get_event()")
-    return events.get_event(host, scope, workflow_id, key, timeout, default)
+    flow = events.get_event(host, scope, workflow_id, key, timeout, default)
+    return drive(flow, actor(host, scope))
 
 
 def write_stream(key: str, value: object) -> None:
@@ -88,7 +92,7 @@ def write_stream(key: str, value: object) -> None:
     scope = find_scope("write_stream")
     if scope is None:
         raise NotInWorkflow("write_stream")
-    streams.write(scope, key, value)
+    drive(streams.write(scope, key, value), scope)
 
 
 def close_stream(key: str) -> None:
@@ -96,7 +100,7 @@ def close_stream(key: str) -> None:
     scope = find_scope("close_stream")
     if scope is None:
         raise NotInWorkflow("close_stream")
-    streams.close(scope, key)
+    drive(streams.close(scope, key), scope)
 
 
 def read_stream(
@@ -116,36 +120,37 @@ def read_stream(
     """
     scope = find_scope("read_stream")
     host = current_host("read_stream()")
-    return streams.read(host, scope, workflow_id, key, start, timeout)
+    return iterate(streams.Reader(host, scope, workflow_id, key, start, timeout), scope)
 
 
 def sleep(span: float | timedelta) -> None:
     """Sleep for a span; the moment of waking is recorded, and holds over restarts."""
     scope = body_scope("sleep")
     length = seconds(span, "the span of sleep")
-    sleeping.sleep(scope, lambda now: now + length)
+    drive(sleeping.sleep(scope, lambda now: now + length), scope)
 
 
 def sleep_until(at: datetime) -> None:
     """Sleep until a moment, given with its time zone; not at all if it has passed."""
     scope = body_scope("sleep_until")
     wake_at = moment(at, "the moment of sleep_until")
-    sleeping.sleep(scope, lambda now: wake_at)
+    drive(sleeping.sleep(scope, lambda now: wake_at), scope)
 
 
 def now() -> datetime:
     """The present moment in UTC, recorded: the same on every replay."""
-    return values.now(body_scope("now"))
+    scope = body_scope("now")
+    return drive(values.now(scope), scope)
 
 
 def random() -> _random.Random:
     """The workflow's own random numbers: seeded from its id, so the same on every replay."""
-    return body_scope("random").run.random
+    return body_scope("random", blocks=False).run.random
 
 
 def uuid4() -> _uuid.UUID:
     """A random id, seeded from the workflow's: the same on every replay."""
-    return values.uuid4(body_scope("uuid4"))
+    return values.uuid4(body_scope("uuid4", blocks=False))
 
 
 def gather(*awaited: Future[R] | Handle[R]) -> list[R]:
@@ -175,7 +180,8 @@ def wait(
     _check_awaited(given, "wait")
     scope = find_scope("wait")
     host = current_host("wait()")
-    done = children.wait(host, scope, [_subject_of(each) for each in given], first=first)
+    subjects = [_subject_of(each) for each in given]
+    done = drive(children.wait(host, scope, subjects, first=first), actor(host, scope))
     rest = [each for index, each in enumerate(given) if index not in done]
     return Waited([given[index] for index in done], rest)
 
@@ -200,12 +206,13 @@ def patched(name: str) -> bool:
         if durable.patched("send-receipt"):
             send_receipt(order)
     """
-    return values.patched(body_scope("patched"), name)
+    scope = body_scope("patched")
+    return drive(values.patched(scope, name), scope)
 
 
 def current() -> Current:
     """The workflow and the step that are being run; NotInWorkflow outside."""
-    scope = find_scope("current")
+    scope = find_scope("current", blocks=False)
     if scope is None:
         raise NotInWorkflow("current")
     return scope.current()
@@ -216,7 +223,7 @@ def step_key() -> str:
 
     To be handed to outside services as their idempotency key. NotInWorkflow outside a step.
     """
-    scope = find_scope("step_key")
+    scope = find_scope("step_key", blocks=False)
     if scope is None or scope.step is None:
         raise NotInWorkflow("step_key")
     return f"{scope.run.id}/{scope.step.place}"
@@ -226,14 +233,14 @@ class _ReplayLogger(logging.LoggerAdapter[logging.Logger]):
     """Silent while a workflow replays; `extra` has its id as ``workflow_id``."""
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - the name is logging's
-        scope = find_scope("logger")
+        scope = find_scope("logger", blocks=False)
         replaying = scope is not None and scope.step is None and scope.run.replaying
         return not replaying and super().isEnabledFor(level)
 
     def process(
         self, msg: Any, kwargs: MutableMapping[str, Any]
     ) -> tuple[Any, MutableMapping[str, Any]]:
-        scope = find_scope("logger")
+        scope = find_scope("logger", blocks=False)
         extra = dict(kwargs.get("extra") or {})
         extra["workflow_id"] = None if scope is None else scope.run.id
         return msg, {**kwargs, "extra": extra}

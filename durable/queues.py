@@ -14,6 +14,7 @@ from durable.handle import Handle
 from durable.runtime import enqueuing, starting
 from durable.runtime.context import Scope, body_scope, current_host, find_scope
 from durable.runtime.file import File
+from durable.runtime.flows import actor, drive
 from durable.runtime.messages import MISSING
 from durable.runtime.registry import registry
 from durable.runtime.starting import Invocation
@@ -45,9 +46,8 @@ class Enqueueable(Protocol[P, R]):
 
     def _start_in(self, queue: str, /, *args: P.args, **kwargs: P.kwargs) -> Handle[R]: ...
 
-    def _invocation_in(
-        self, queue: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Invocation: ...
+    def in_queue(self, queue: str, /, *args: P.args, **kwargs: P.kwargs) -> Invocation:
+        """What is to be started in that queue."""
 
 
 class Queue:
@@ -114,8 +114,9 @@ class Queue:
         name = f"queue {self.name!r}"
         host = current_host(name)
         scope = None if find_scope(name) is None else body_scope(name)
-        invocations = (function._invocation_in(self.name, (item,), {}) for item in items)
-        return [Handle(host, each) for each in starting.start_many(host, scope, invocations)]
+        invocations = (function.in_queue(self.name, item) for item in items)
+        flow = starting.start_many(host, scope, invocations)
+        return [Handle(host, each) for each in drive(flow, actor(host, scope))]
 
     def change(self, *, concurrency: int | None = MISSING, rate: Rate | None = MISSING) -> None:
         """Change limits of the queue on the current engine, at once; what is running goes on.
@@ -127,7 +128,7 @@ class Queue:
 
 
 def _check_function(function: object) -> None:
-    if not hasattr(function, "_invocation_in"):
+    if not hasattr(function, "in_queue"):
         raise InvalidArgument(
             f"{function!r} is neither a workflow nor a step: decorate the function"
         )
@@ -151,7 +152,7 @@ def change(file: File, scope: Scope | None, queue: str, concurrency: Any, rate: 
     changes = changes_of(concurrency, rate)
     if not changes:
         raise InvalidArgument("nothing to change: give concurrency=… or rate=…")
-    enqueuing.change(file, scope, queue, changes)
+    drive(enqueuing.change(file, scope, queue, changes), actor(file, scope))
 
 
 def changes_of(concurrency: Any, rate: Any) -> dict[str, Any]:

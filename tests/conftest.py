@@ -10,6 +10,7 @@ import pytest
 
 from durable import Engine
 from durable.runtime import context
+from durable.runtime.registry import registry
 
 
 @pytest.fixture
@@ -24,6 +25,12 @@ def engine(path: str) -> Iterator[Engine]:
     engine = Engine(path).open()
     yield engine
     engine.close(timeout=0)
+
+
+@pytest.fixture(autouse=True)
+def _only_the_schedules_of_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another module has declared does not fire in a test when its moment comes."""
+    monkeypatch.setattr(registry, "_schedules", {})
 
 
 @pytest.fixture(autouse=True)

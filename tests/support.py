@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
+import zoneinfo
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import pytest
 
 from durable import Engine
 
 PATIENCE = 20.0
 """Seconds after which a wait of a test has failed; never how long something is expected to take."""
+
+
+needs_zones = pytest.mark.skipif(
+    not zoneinfo.available_timezones(), reason="the system has no time zones: pip install tzdata"
+)
 
 
 class Gate:
@@ -33,6 +42,18 @@ class Gate:
     def open(self) -> None:
         """Let it pass, now and later."""
         self._open.set()
+
+
+class AsyncGate(Gate):
+    """A `Gate` for coroutines: the event loop goes on meanwhile."""
+
+    async def pause(self) -> None:
+        """Called by the code under test: say that it is here, and wait until the gate opens."""
+        self._reached.set()
+        limit = time.monotonic() + PATIENCE
+        while not self._open.is_set():
+            assert time.monotonic() < limit, "the gate was never opened"
+            await asyncio.sleep(0.001)
 
 
 @contextmanager

@@ -1,24 +1,22 @@
 """The checkpoint: was it recorded? Then that; otherwise do it, and record it in one write.
 
-Every durable call is a generator (a *flow*) that yields what it wants done: `Write`, `Read`, `Wait`
-or `Call`. `drive` does it on the thread that calls; a driver for coroutines would await the same.
+Written once, as flows, for plain and for async workflows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from durable.codec import Codec, decode_error, encode_error
-from durable.errors import DurableError, EngineClosed, StorageError
-from durable.runtime.context import Scope, StepCall, run_in_step
-from durable.runtime.runs import Stopped
-from durable.runtime.waiting import Listener
+from durable.errors import DurableError, StorageError
+from durable.runtime.context import Scope
+from durable.runtime.file import File
+from durable.runtime.flows import Flow, Listen, Read, Wait, Write, carried
 from durable.store import steps, workflows
 from durable.store.database import Tx
 from durable.store.steps import ERROR, TIMEOUT, VALUE, Outcome, Place
-from durable.store.workflows import RunIsOver
 
 T = TypeVar("T")
 
@@ -27,108 +25,13 @@ T = TypeVar("T")
 NOTE_WAIT_AFTER = 1.0
 
 
-class Command(Protocol):
-    """What a flow may ask its driver to do."""
-
-    def perform(self, scope: Scope) -> Any:
-        """Do it on the calling thread."""
-
-
-Flow = Generator[Command, Any, T]
-
-
-class Write(Generic[T]):
-    """Run `fn` in a transaction."""
-
-    __slots__ = ("fn", "label")
-
-    def __init__(self, label: str, fn: Callable[[Tx], T]) -> None:
-        self.label = label
-        self.fn = fn
-
-    def perform(self, scope: Scope) -> T:
-        """What `fn` returned; Stopped where the run, or anybody, cannot write any more."""
-        try:
-            return scope.host.database.write(self.label, self.fn)
-        except RunIsOver:
-            scope.run.stop()
-        except (StorageError, EngineClosed) as error:
-            scope.run.stop(error)
-        raise Stopped(scope.run.id)
-
-
-class Read(Generic[T]):
-    """Look at the file."""
-
-    __slots__ = ("fn",)
-
-    def __init__(self, fn: Callable[[Tx], T]) -> None:
-        self.fn = fn
-
-    def perform(self, scope: Scope) -> T:
-        """What `fn` returned; Stopped where the file cannot be read."""
-        try:
-            return scope.host.database.read(self.fn)
-        except (StorageError, EngineClosed) as error:
-            scope.run.stop(error)
-        raise Stopped(scope.run.id)
-
-
-class Wait:
-    """Wait until the listener is notified or the moment has come."""
-
-    __slots__ = ("deadline", "listener")
-
-    def __init__(self, listener: Listener, deadline: float | None) -> None:
-        self.listener = listener
-        self.deadline = deadline
-
-    def perform(self, scope: Scope) -> None:
-        """Wait; Stopped if that is why it ended."""
-        scope.run.check()
-        self.listener.wait(self.deadline)
-        scope.run.check()
-
-
-class Call(Generic[T]):
-    """Run the body of a step."""
-
-    __slots__ = ("fn", "step")
-
-    def __init__(self, step: StepCall, fn: Callable[[], T]) -> None:
-        self.step = step
-        self.fn = fn
-
-    def perform(self, scope: Scope) -> T:
-        """What the body returned."""
-        return run_in_step(scope, self.step, self.fn)
-
-
-def drive(flow: Flow[T], scope: Scope) -> T:
-    """What the flow returns, when all that it asks for is done on the calling thread."""
-    try:
-        command = next(flow)
-        while True:
-            try:
-                if scope.host.hooks.replay_only:  # whatever a flow asks for is not recorded
-                    scope.run.stop()
-                    scope.run.check()
-                answer = command.perform(scope)
-            except BaseException as error:
-                command = flow.throw(error)
-            else:
-                command = flow.send(answer)
-    except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]
-
-
 # ---------------------------------------------------------------------- outcomes
 
 
 def settle(outcome: Outcome, codec: Codec) -> Any:
     """The recorded value, or raise the recorded error."""
     if outcome.kind == ERROR:
-        raise decode_error(outcome.text or "")
+        raise carried(decode_error(outcome.text or ""))
     return codec.decode(outcome.text or "null")
 
 
@@ -210,11 +113,14 @@ def awaited(
         elif note:
             if deadline is not None:
                 steps.postpone(tx, run.key, place, name, until_at=deadline, started_at=started_at)
-            waits_for = workflows.key_to_wait_for(keys)
-            workflows.set_waiting(tx, *run.key, waits_for=waits_for, wake_at=deadline)
+            if run.beside:  # others of the run may have something to do
+                workflows.set_waiting(tx, *run.key, waits_for=workflows.ANY_KEY, wake_at=None)
+            else:
+                waits_for = workflows.key_to_wait_for(keys)
+                workflows.set_waiting(tx, *run.key, waits_for=waits_for, wake_at=deadline)
         return outcome
 
-    with host.waiting.listen(*keys, run.stop_key) as listener:
+    with (yield Listen(*keys)) as listener:
         while True:
             now = host.clock.now()
             note = note_at is not None and now >= note_at
@@ -229,12 +135,32 @@ def awaited(
 def pause(scope: Scope, until: float) -> Flow[None]:
     """Wait until a moment, unless the run is stopped."""
     clock = scope.host.clock
-    with scope.host.waiting.listen(scope.run.stop_key) as listener:
+    with (yield Listen()) as listener:
         while clock.now() < until:
             yield Wait(listener, until)
 
 
-def once(label: str, fn: Callable[[Tx], T]) -> Flow[T]:
-    """A write that is no step: what a step's body does to the file."""
-    result: T = yield Write(label, fn)
-    return result
+def wait_for(
+    file: File,
+    keys: tuple[str, ...],
+    look: Callable[[Tx], T | None],
+    timeout: float | None,
+    workflow_id: str | None = None,
+) -> Flow[T | None]:
+    """What `look` finds, once it finds something; None when `timeout` seconds are over.
+
+    Where it waits for what that workflow does: raise why it stopped, if it did unfinished. It
+    records nothing: for those who wait outside the body of a workflow.
+    """
+    deadline = None if timeout is None else file.clock.now() + timeout
+    with (yield Listen(*keys)) as listener:
+        while True:
+            failure = None if workflow_id is None else file.failure_of(workflow_id)
+            found: T | None = yield Read(look)
+            if found is not None:
+                return found
+            if failure is not None:
+                raise failure
+            if deadline is not None and file.clock.now() >= deadline:
+                return None
+            yield Wait(listener, deadline)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from durable.checks import check_count, check_id
 from durable.errors import (
@@ -14,11 +14,11 @@ from durable.errors import (
 )
 from durable.records import Cancellation, Status
 from durable.runtime.blocking import warn_if_behind
-from durable.runtime.checkpoint import Subject, awaited, drive, effect, error_outcome, settle
+from durable.runtime.checkpoint import Subject, awaited, effect, error_outcome, settle, wait_for
 from durable.runtime.context import Scope
 from durable.runtime.file import File
+from durable.runtime.flows import Flow, Read, Write
 from durable.runtime.messages import MISSING, timed_out
-from durable.runtime.parallel import Future
 from durable.store import events, messages, steps, streams, workflows
 from durable.store.database import Tx
 from durable.store.steps import ERROR, NOWHERE, TIMEOUT, VALUE, Outcome, Place
@@ -38,36 +38,21 @@ def outcome_of(workflow_id: str, ending: workflows.Ending) -> Outcome:
 # ---------------------------------------------------------------------- the end of one
 
 
-def result(file: File, scope: Scope | None, workflow_id: str, timeout: float | None) -> Any:
+def result(file: File, scope: Scope | None, workflow_id: str, timeout: float | None) -> Flow[Any]:
     """What the workflow returned, or raise what it raised; recorded in the body of a workflow."""
 
     def subject(tx: Tx) -> Subject:
         return _end_of(tx, workflow_id, scope)
 
     if scope is not None and scope.step is None:
-        flow = awaited(scope, f"durable.result:{workflow_id}", subject, timeout)
-        outcome = drive(flow, scope)
+        outcome = yield from awaited(scope, f"durable.result:{workflow_id}", subject, timeout)
     else:
-        outcome = _wait_outside(file, workflow_id, subject, timeout)
+        keys, find = yield Read(subject)
+        found = yield from wait_for(file, keys, lambda tx: find(tx, NOWHERE), timeout, workflow_id)
+        outcome = found or Outcome(TIMEOUT)
     if outcome.kind == TIMEOUT:
         return timed_out(f"the end of workflow {workflow_id!r}", timeout, MISSING)
     return settle(outcome, file.codec)
-
-
-def _wait_outside(
-    file: File, workflow_id: str, subject: Callable[[Tx], Subject], timeout: float | None
-) -> Outcome:
-    keys, find = file.database.read(subject)
-
-    def look(tx: Tx) -> tuple[Outcome | None, BaseException | None] | None:
-        outcome, failure = find(tx, NOWHERE), file.failure_of(workflow_id)
-        return None if outcome is None and failure is None else (outcome, failure)
-
-    outcome, failure = file.wait_for(keys, look, timeout) or (Outcome(TIMEOUT), None)
-    if outcome is None:
-        assert failure is not None
-        raise failure
-    return outcome
 
 
 def _end_of(tx: Tx, workflow_id: str, scope: Scope | None) -> Subject:
@@ -89,29 +74,44 @@ def _end_of(tx: Tx, workflow_id: str, scope: Scope | None) -> Subject:
 # ---------------------------------------------------------------------- the end of several
 
 
+class Beside(Protocol):
+    """Something that runs beside a workflow, and ends."""
+
+    @property
+    def key(self) -> str:
+        """What is notified when it has ended."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has."""
+
+    finished_at: float
+    """When it did."""
+
+
 def wait(
-    file: File, scope: Scope | None, awaited_for: Sequence[str | Future[Any]], *, first: bool
-) -> list[int]:
+    file: File, scope: Scope | None, awaited_for: Sequence[str | Beside], *, first: bool
+) -> Flow[list[int]]:
     """The positions of those that ended, in the order in which they did: all, or just the first.
 
-    What is waited for are ids of workflows and futures of steps.
+    What is waited for are ids of workflows, and what runs beside the calling one.
     """
 
     def subject(tx: Tx) -> Subject:
         return _ends_of(tx, awaited_for, 1 if first else len(awaited_for), scope)
 
     if scope is not None and scope.step is None:
-        outcome = drive(awaited(scope, "durable.wait", subject, None), scope)
+        outcome = yield from awaited(scope, "durable.wait", subject, None)
     else:
-        keys, find = file.database.read(subject)
-        found = file.wait_for(keys, lambda tx: find(tx, NOWHERE), None)
+        keys, find = yield Read(subject)
+        found = yield from wait_for(file, keys, lambda tx: find(tx, NOWHERE), None)
         assert found is not None
         outcome = found
     return list(settle(outcome, file.codec))
 
 
 def _ends_of(
-    tx: Tx, awaited_for: Sequence[str | Future[Any]], wanted: int, scope: Scope | None
+    tx: Tx, awaited_for: Sequence[str | Beside], wanted: int, scope: Scope | None
 ) -> Subject:
     try:
         states = {
@@ -125,44 +125,48 @@ def _ends_of(
     for state in states.values():
         warn_if_behind(scope, tx, state)
     numbers = {index: state.seq for index, state in states.items()}
-    futures = {i: each for i, each in enumerate(awaited_for) if isinstance(each, Future)}
+    beside = {i: each for i, each in enumerate(awaited_for) if not isinstance(each, str)}
 
     def find(tx: Tx, place: Place) -> Outcome | None:
         moments = workflows.ended(tx, list(numbers.values()))
         ended = [(moments[seq], index) for index, seq in numbers.items() if seq in moments]
-        ended += [(each.finished_at, index) for index, each in futures.items() if each.ended]
+        ended += [(each.finished_at, index) for index, each in beside.items() if each.ended]
         if len(ended) < wanted:
             return None
         return Outcome(VALUE, json.dumps([index for _, index in sorted(ended)[:wanted]]))
 
     keys = [workflows.key(seq) for seq in numbers.values()]
-    return Subject((*keys, *(each.key for each in futures.values())), find)
+    return Subject((*keys, *(each.key for each in beside.values())), find)
 
 
 # ---------------------------------------------------------------------- acting on one
 
 
-def cancel(file: File, scope: Scope | None, workflow_id: str, *, children: bool) -> Cancellation:
+def cancel(
+    file: File, scope: Scope | None, workflow_id: str, *, children: bool
+) -> Flow[Cancellation]:
     """Cancel the workflow, with its children unless told otherwise; say what was done."""
     now = file.clock.now()
 
     def write(tx: Tx) -> str | None:
         return workflows.cancel(tx, workflow_id, children=children, reason="cancelled", now=now)
 
-    ended = _act(file, scope, "durable.cancel", write)
+    ended = yield from _act(file, scope, "durable.cancel", write)
     status = Status.CANCELLED if ended is None else Status(ended)
     return Cancellation(workflow_id, ended is None, status)
 
 
-def resume(file: File, scope: Scope | None, workflow_id: str) -> None:
+def resume(file: File, scope: Scope | None, workflow_id: str) -> Flow[None]:
     """Make a workflow that was stopped go on from its last checkpoint."""
     now = file.clock.now()
-    _act(file, scope, "durable.resume", lambda tx: workflows.resume(tx, workflow_id, now=now))
+    yield from _act(
+        file, scope, "durable.resume", lambda tx: workflows.resume(tx, workflow_id, now=now)
+    )
 
 
 def fork(
     file: File, scope: Scope | None, workflow_id: str, step: int | None, new_id: str | None
-) -> str:
+) -> Flow[str]:
     """The id of a copy that goes on at number `step` of the workflow, or from its beginning."""
     if step is not None:
         check_count(step, "the step of a fork")
@@ -178,11 +182,12 @@ def fork(
             table.copy(tx, original.seq, copy, step or 1)
         return fresh_id
 
-    return str(_act(file, scope, "durable.fork", write))
+    return str((yield from _act(file, scope, "durable.fork", write)))
 
 
-def _act(file: File, scope: Scope | None, name: str, write: Callable[[Tx], Any]) -> Any:
+def _act(file: File, scope: Scope | None, name: str, write: Callable[[Tx], Any]) -> Flow[Any]:
     """What `write` returns; in the body of a workflow it is a step."""
     if scope is None or scope.step is not None:
-        return file.database.write(name, write)
-    return settle(drive(effect(scope, name, lambda tx, place: write(tx)), scope), file.codec)
+        return (yield Write(name, write))
+    outcome = yield from effect(scope, name, lambda tx, place: write(tx))
+    return settle(outcome, file.codec)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 from durable.clock import optional_seconds, seconds
 from durable.errors import InvalidArgument, NotAllowedHere, SerializationError
-from durable.runtime.checkpoint import drive, effect, settle
+from durable.runtime.checkpoint import effect, settle
 from durable.runtime.context import Scope
 from durable.runtime.file import File
+from durable.runtime.flows import Flow, Write
 from durable.runtime.starting import Options, refuse_other
 from durable.store import queues
 from durable.store.database import Tx
@@ -42,7 +42,7 @@ def by_name(
     )
 
 
-def enqueue(file: File, scope: Scope | None, make: Make) -> str:
+def enqueue(file: File, scope: Scope | None, make: Make) -> Flow[str]:
     """The id of the run, which is in its queue now, or existed before."""
     name = make("any").name
 
@@ -54,22 +54,26 @@ def enqueue(file: File, scope: Scope | None, make: Make) -> str:
         return new.id
 
     parent_id = None if scope is None else scope.run.id
-    return _write(
-        file,
-        scope,
-        f"durable.enqueue:{name}",
-        lambda tx, new_id: add(tx, replace(make(new_id), parent_id=parent_id)),
+    return (
+        yield from _write(
+            file,
+            scope,
+            f"durable.enqueue:{name}",
+            lambda tx, new_id: add(tx, make(new_id)._replace(parent_id=parent_id)),
+        )
     )
 
 
-def debounce(file: File, scope: Scope | None, make: Make, key: str, max_wait: float | None) -> str:
+def debounce(
+    file: File, scope: Scope | None, make: Make, key: str, max_wait: float | None
+) -> Flow[str]:
     """The id of the run to come under that key, which now has the input and delay of this one."""
 
     def write(tx: Tx, new_id: str) -> str:
         now = file.clock.now()
         return queues.debounce(tx, make(new_id), key, max_wait=max_wait, now=now)
 
-    return _write(file, scope, f"durable.debounce:{make('any').name}", write)
+    return (yield from _write(file, scope, f"durable.debounce:{make('any').name}", write))
 
 
 def check_spans(
@@ -83,27 +87,30 @@ def check_spans(
     return span, longest
 
 
-def change(file: File, scope: Scope | None, queue: str, changes: Mapping[str, Any]) -> None:
+def change(file: File, scope: Scope | None, queue: str, changes: Mapping[str, Any]) -> Flow[None]:
     """Give the queue other limits: those that are named in `changes`."""
 
     def write(tx: Tx, _: str) -> str:
-        limits: Limits = replace(queues.find(tx, queue).limits, **changes)
+        limits: Limits = queues.find(tx, queue).limits._replace(**changes)
         queues.change(tx, queue, limits)
         return queue
 
-    _write(file, scope, f"durable.change:{queue}", write)
+    yield from _write(file, scope, f"durable.change:{queue}", write)
 
 
-def _write(file: File, scope: Scope | None, name: str, write: Callable[[Tx, str], str]) -> str:
+def _write(
+    file: File, scope: Scope | None, name: str, write: Callable[[Tx, str], str]
+) -> Flow[str]:
     """What `write` returns, given an id for what it makes; in the body of a workflow, a step."""
     if scope is None:
         new_id = file.new_id()
-        return file.database.write(name, lambda tx: write(tx, new_id))
+        written: str = yield Write(name, lambda tx: write(tx, new_id))
+        return written
     if scope.step is not None:
         raise NotAllowedHere(
             f"{name} in step {scope.step.name!r} of workflow {scope.run.id!r}: a step may run more "
             "than once, so what starts workflows belongs in the workflow's body"
         )
     run_id = scope.run.id
-    flow = effect(scope, name, lambda tx, place: write(tx, f"{run_id}.{place}"))
-    return str(settle(drive(flow, scope), file.codec))
+    outcome = yield from effect(scope, name, lambda tx, place: write(tx, f"{run_id}.{place}"))
+    return str(settle(outcome, file.codec))

@@ -8,24 +8,17 @@ from durable.checks import check_text
 from durable.clock import optional_seconds
 from durable.codec import decode_error, decode_or_opaque
 from durable.errors import EventNotSet, WorkflowNotFound
-from durable.runtime.checkpoint import (
-    Subject,
-    awaited,
-    drive,
-    effect,
-    error_outcome,
-    once,
-    settle,
-)
+from durable.runtime.checkpoint import Subject, awaited, effect, error_outcome, settle, wait_for
 from durable.runtime.context import Scope
 from durable.runtime.file import File
+from durable.runtime.flows import Flow, Read, Write
 from durable.runtime.messages import MISSING, encode_for, timed_out
 from durable.store import events, workflows
 from durable.store.database import Tx
 from durable.store.steps import ERROR, NOWHERE, TIMEOUT, VALUE, Outcome, Place
 
 
-def set_event(scope: Scope, key: str, value: object) -> None:
+def set_event(scope: Scope, key: str, value: object) -> Flow[None]:
     """Show `value` under `key`; in a step at each of its tries, in a workflow's body once."""
     check_text(key, "the key of an event", empty=True)
     file, run = scope.host, scope.run
@@ -35,21 +28,21 @@ def set_event(scope: Scope, key: str, value: object) -> None:
         events.put(tx, run.seq, key, text, by=place, now=file.clock.now())
 
     name = f"durable.set_event:{key}"
-    if scope.step is None:
-        settle(drive(effect(scope, name, put), scope), file.codec)
+    step = scope.step
+    if step is None:
+        settle((yield from effect(scope, name, put)), file.codec)
         return
-    place = scope.step.place
 
     def put_from_step(tx: Tx) -> None:
         workflows.guard(tx, *run.key)
-        put(tx, place)
+        put(tx, step.place)
 
-    drive(once(name, put_from_step), scope)
+    yield Write(name, put_from_step)
 
 
 def get_event(
     file: File, scope: Scope | None, workflow_id: str, key: str, timeout: Any, default: Any
-) -> Any:
+) -> Flow[Any]:
     """The event's value, once it is set; WaitTimeout, or `default`, when it is not set in time.
 
     WorkflowNotFound if there is no such workflow, EventNotSet (or `default`) if it ended without.
@@ -62,10 +55,11 @@ def get_event(
         return _subject(tx, workflow_id, key)
 
     if scope is not None and scope.step is None:
-        outcome = drive(awaited(scope, f"durable.get_event:{key}", subject, seconds), scope)
+        outcome = yield from awaited(scope, f"durable.get_event:{key}", subject, seconds)
     else:
-        keys, find = file.database.read(subject)
-        outcome = file.wait_for(keys, lambda tx: find(tx, NOWHERE), seconds) or Outcome(TIMEOUT)
+        keys, find = yield Read(subject)
+        found = yield from wait_for(file, keys, lambda tx: find(tx, NOWHERE), seconds, workflow_id)
+        outcome = found or Outcome(TIMEOUT)
     if outcome.kind == TIMEOUT:
         return timed_out(f"the event {key!r} of workflow {workflow_id!r}", seconds, default)
     if outcome.kind == ERROR and default is not MISSING:

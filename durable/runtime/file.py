@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
+import asyncio
+from dataclasses import dataclass, field
 
 from durable.clock import Clock
 from durable.codec import Codec
 from durable.runtime.hooks import no_key, random_id
+from durable.runtime.loops import OnLoop
 from durable.runtime.waiting import Waiting
-from durable.store.database import Database, Tx
-
-T = TypeVar("T")
+from durable.store.database import Database
 
 
 @dataclass
@@ -23,20 +21,15 @@ class File:
     codec: Codec
     clock: Clock
     waiting: Waiting
+    _loops: dict[asyncio.AbstractEventLoop, OnLoop] = field(init=False, default_factory=dict)
 
-    def wait_for(
-        self, keys: tuple[str, ...], look: Callable[[Tx], T | None], timeout: float | None
-    ) -> T | None:
-        """What `look` finds, once it finds something; None when `timeout` seconds are over."""
-        deadline = None if timeout is None else self.clock.now() + timeout
-        with self.waiting.listen(*keys) as listener:
-            while True:
-                found = self.database.read(look)
-                if found is not None:
-                    return found
-                if deadline is not None and self.clock.now() >= deadline:
-                    return None
-                listener.wait(deadline)
+    def on_loop(self) -> OnLoop:
+        """The running event loop, for other threads to call on."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._loops:
+            self._loops = {each: on for each, on in self._loops.items() if not each.is_closed()}
+            self._loops[loop] = OnLoop(loop)
+        return self._loops[loop]
 
     def new_id(self) -> str:
         """The id of a workflow that is given none."""

@@ -7,9 +7,10 @@ from typing import Any
 from durable.checks import check_optional_text
 from durable.clock import optional_seconds
 from durable.errors import SerializationError, WaitTimeout
-from durable.runtime.checkpoint import Subject, awaited, drive, effect, settle
+from durable.runtime.checkpoint import Subject, awaited, effect, settle
 from durable.runtime.context import Scope
 from durable.runtime.file import File
+from durable.runtime.flows import Flow, Write
 from durable.store import messages, workflows
 from durable.store.database import Tx
 from durable.store.steps import TIMEOUT, VALUE, Outcome, Place
@@ -25,7 +26,7 @@ def send(
     message: object,
     topic: str | None,
     idempotency_key: str | None,
-) -> None:
+) -> Flow[None]:
     """Have the message accepted for a workflow; WorkflowNotFound if there is none of that id.
 
     In the body of a workflow it is a step of its own: sent exactly once. In a step or outside it is
@@ -50,17 +51,15 @@ def send(
             now=file.clock.now(),
         )
 
+    name = _name("send", topic)
     if scope is None or scope.step is not None:
-        file.database.write(_name("send", topic), add)
-        return
-
-    def work(tx: Tx, place: Place) -> None:
-        add(tx)
-
-    settle(drive(effect(scope, _name("send", topic), work), scope), file.codec)
+        yield Write(name, add)
+    else:
+        outcome = yield from effect(scope, name, lambda tx, place: add(tx))
+        settle(outcome, file.codec)
 
 
-def recv(scope: Scope, topic: str | None, timeout: Any, default: Any) -> Any:
+def recv(scope: Scope, topic: str | None, timeout: Any, default: Any) -> Flow[Any]:
     """The first message of the topic; WaitTimeout, or `default`, when none comes in time."""
     check_optional_text(topic, "a topic", empty=True)
     seconds = optional_seconds(timeout, "the timeout of recv")
@@ -71,7 +70,7 @@ def recv(scope: Scope, topic: str | None, timeout: Any, default: Any) -> Any:
         return None if text is None else Outcome(VALUE, text)
 
     subject = Subject((messages.key(run.seq, topic),), take)
-    outcome = drive(awaited(scope, _name("recv", topic), subject, seconds), scope)
+    outcome = yield from awaited(scope, _name("recv", topic), subject, seconds)
     if outcome.kind == TIMEOUT:
         return timed_out(
             f"a message{'' if topic is None else f' on topic {topic!r}'} to workflow {run.id!r}",

@@ -7,6 +7,7 @@ in the lane that the map opens, and the map itself is recorded when it is decide
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,8 +15,9 @@ from typing import Any, Generic, TypeVar
 
 from durable.checks import check_count
 from durable.runtime import steps
-from durable.runtime.checkpoint import Flow, Wait, Write, drive, settle
+from durable.runtime.checkpoint import settle
 from durable.runtime.context import Scope
+from durable.runtime.flows import Carried, Flow, Listen, Spawn, Wait, Write, carried, drive
 from durable.runtime.registry import StepSpec
 from durable.runtime.runs import Stopped
 from durable.store import steps as store
@@ -52,7 +54,7 @@ class Future(Generic[R]):
 
     def result(self) -> R:
         """What the step returned, once it has; or raise what it raised."""
-        drive(_wait_for(self._scope, self), self._scope)
+        drive(_wait_for(self), self._scope)
         if self._error is not None:
             raise self._error
         return self._value  # type: ignore[no-any-return]
@@ -61,19 +63,19 @@ class Future(Generic[R]):
         """Whether it was submitted by that workflow."""
         return self._scope.run is scope.run
 
-    def run(self, call: Callable[[Scope], Any]) -> None:
+    def run(self, call: Callable[[Scope], Flow[Any]]) -> None:
         """Do the work, on the calling thread, and tell those who wait."""
         scope = self._scope
-        inner = Scope(scope.host, scope.run, threading.get_ident(), scope.lane)
-        inner.number = self._place.number - 1
+        inner = scope.at(self._place.number)
         try:
-            self._value = call(inner)
+            self._value = drive(call(inner), inner)
         except BaseException as error:
             self._error = error
             if not isinstance(error, (Exception, Stopped)):
                 scope.host.stop(scope.run, error)
         self.finished_at = scope.host.clock.now()
         self._ended = True
+        scope.run.beside.discard(self)
         scope.host.waiting.notify([self.key])
 
 
@@ -85,13 +87,16 @@ def submit(
     number = scope.take_number(spec.name)
     future: Future[Any] = Future(scope, number, spec.name)
     scope.run.futures.append(future)
-    work = partial(future.run, lambda inner: steps.call_in(inner, spec, args, kwargs))
+    scope.run.beside.add(future)
+    work = partial(future.run, lambda inner: steps.call(inner, spec, args, kwargs))
     scope.host.spawn(f"durable {scope.run.id} step {number}", work)
     return future
 
 
-def _wait_for(scope: Scope, future: Future[Any]) -> Flow[None]:
-    with scope.host.waiting.listen(future.key, scope.run.stop_key) as listener:
+def _wait_for(future: Future[Any]) -> Flow[None]:
+    if future.ended:
+        return
+    with (yield Listen(future.key)) as listener:
         while not future.ended:
             yield Wait(listener, None)
 
@@ -99,7 +104,7 @@ def _wait_for(scope: Scope, future: Future[Any]) -> Flow[None]:
 def finish_all(scope: Scope) -> None:
     """Wait for what the workflow submitted and did not wait for; its outcome comes after theirs."""
     for future in scope.run.futures:
-        drive(_wait_for(scope, future), scope)
+        drive(_wait_for(future), scope)
 
 
 # ---------------------------------------------------------------------- map
@@ -107,10 +112,10 @@ def finish_all(scope: Scope) -> None:
 
 def map_step(
     scope: Scope, spec: StepSpec, items: Sequence[Any], *, workers: int, collect: bool
-) -> list[Any]:
+) -> Flow[list[Any]]:
     """The results of the step for each item, in the order of the items."""
     check_count(workers, "the number of workers")
-    return _Map(scope, spec, items, collect).run(workers)
+    return (yield from _Map(scope, spec, items, collect).run(workers))
 
 
 class _Map:
@@ -129,32 +134,36 @@ class _Map:
         self._first: int | None = None
         self._lane = ""
 
-    def run(self, workers: int) -> list[Any]:
+    def run(self, workers: int) -> Flow[list[Any]]:
         name = f"durable.map:{self._spec.name}"
         place, record = self._scope.next(name)
         self._lane = str(place)
         if record is not None and record.outcome is not None:
             self._first = settle(record.outcome, self._scope.host.codec)
-            self._replay()
+            yield from self._replay()
         else:
-            drive(self._work(min(workers, len(self._items)), place), self._scope)
-            self._first = drive(self._decide(name, place), self._scope)
+            yield from self._work(min(workers, len(self._items)), place)
+            self._first = yield from self._decide(name, place)
         return self._outcome()
 
     def _work(self, workers: int, place: Place) -> Flow[None]:
-        host, run = self._scope.host, self._scope.run
+        run = self._scope.run
         key = f"map/{run.id}/{place}"
         self._working = workers
         for number in range(workers):
-            host.spawn(f"durable {run.id} map {place} worker {number}", partial(self._worker, key))
-        with host.waiting.listen(key, run.stop_key) as listener:
-            while self._working:
-                yield Wait(listener, None)
+            name = f"durable {run.id} map {place} worker {number}"
+            yield Spawn(name, partial(self._worker, key), self._scope)
+        try:
+            with (yield Listen(key)) as listener:
+                while self._working:
+                    yield Wait(listener, None)
+        finally:
+            self._next = len(self._items)  # where nobody waits any more, nothing more begins
 
-    def _worker(self, key: str) -> None:
+    def _worker(self, key: str) -> Flow[None]:
         try:
             while (index := self._take()) is not None:
-                self._do(index)
+                yield from self._do(index)
         finally:
             with self._mutex:
                 self._working -= 1
@@ -169,16 +178,20 @@ class _Map:
             self._next += 1
             return self._next - 1
 
-    def _do(self, index: int) -> None:
-        host, run = self._scope.host, self._scope.run
-        inner = Scope(host, run, threading.get_ident(), self._lane, index)
+    def _do(self, index: int) -> Flow[None]:
+        inner = self._scope.at(index + 1, self._lane)
         try:
-            self._results[index] = steps.call_in(inner, self._spec, (self._items[index],), {})
+            self._results[index] = yield from steps.call(
+                inner, self._spec, (self._items[index],), {}
+            )
         except Exception as error:
-            self._fail(index, error)
+            self._fail(index, error.error if isinstance(error, Carried) else error)
+        except Stopped:
+            pass
+        except asyncio.CancelledError:
+            raise
         except BaseException as error:
-            if not isinstance(error, Stopped):
-                host.stop(run, error)
+            self._scope.host.stop(self._scope.run, error)
 
     def _fail(self, index: int, error: BaseException) -> None:
         with self._mutex:
@@ -198,11 +211,11 @@ class _Map:
         yield Write(name, write)
         return None if self._collect else first
 
-    def _replay(self) -> None:
+    def _replay(self) -> Flow[None]:
         """Take what was recorded: every item, or those that had begun when one failed."""
         wanted = range(len(self._items)) if self._first is None else [self._first]
         for index in wanted:
-            self._do(index)
+            yield from self._do(index)
         if self._first is not None:
             self._scope.run.forget_lane(self._lane)
 
@@ -214,5 +227,5 @@ class _Map:
             note = f"raised for item {self._first} of map over {self._spec.name}"
             if note not in getattr(error, "__notes__", ()):
                 error.add_note(note)
-            raise error
+            raise carried(error)
         return self._results

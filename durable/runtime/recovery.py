@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 
 from durable.errors import DurableError, EngineClosed, SerializationError
 from durable.records import Status
@@ -20,25 +22,37 @@ from durable.store.workflows import State
 PAGE = 500
 TRY_AGAIN_SECONDS = 1.0
 
+# So many share the commit that takes them up. Few, as a process that dies right after it counts as
+# a death of each, also of those that did not begin yet.
+TOGETHER = 10
+
 Wanted = Callable[[str], bool]
 
 
 def sweep(host: Host, wanted: Wanted | None = None) -> None:
     """Take up all unfinished workflows that are `wanted`, by id, in the order of their creation.
 
-    Each is taken up on its own: what goes wrong with one is logged and stops no other.
+    What goes wrong with one is logged and stops no other.
     """
+    states = _unfinished(host, wanted)
+    together = 1  # the first one does not wait for others
+    while batch := list(islice(states, together)):
+        take_up_or_park(host, batch)
+        together = TOGETHER
+
+
+def _unfinished(host: Host, wanted: Wanted | None) -> Iterator[State]:
     after = 0
     while not host.stopping:
         page = host.database.read(partial(workflows.unfinished, after=after, limit=PAGE))
         if not page:
             return
         for state in page:
+            after = state.seq
             if host.stopping:
                 return
-            after = state.seq
             if wanted is None or _is_wanted(wanted, state):
-                take_up_or_park(host, state)
+                yield state
             elif state.queue is not None and state.reason is None:
                 _leave(host, state)
 
@@ -64,27 +78,67 @@ def _leave(host: Host, state: State) -> None:
         log.error("workflow %r (%s) keeps its slot: %s", state.id, state.name, error)
 
 
-def ensure_running(host: Host, workflow_id: str) -> None:
+def ensure_running(host: Host, state: State) -> None:
+    """Have the workflow taken up, on another thread, if it is unfinished and in nobody's hands."""
+    if _is_loose(host, state):
+        host.spawn_task(f"durable take up {state.id}", partial(take_up_if_loose, host, state.id))
+
+
+def take_up_if_loose(host: Host, workflow_id: str) -> None:
     """Take up the workflow if it is unfinished and in nobody's hands."""
     state = host.database.read(partial(workflows.find, workflow_id=workflow_id))
-    if state.status is Status.PENDING and not host.runs.has(workflow_id):
-        take_up_or_park(host, state)
+    if _is_loose(host, state):
+        take_up_or_park(host, [state])
 
 
-def take_up_or_park(host: Host, state: State) -> None:
-    """Let the workflow go on: now, or when what it waits for has come."""
+def take_up_all_loose(host: Host, workflow_ids: Iterable[str]) -> None:
+    """`take_up_if_loose` for each; what goes wrong with one is logged and stops no other."""
+    for workflow_id in workflow_ids:
+        try:
+            take_up_if_loose(host, workflow_id)
+        except EngineClosed:
+            return
+        except DurableError as error:
+            log.error("workflow %r could not be taken up: %s", workflow_id, error)
+
+
+def _is_loose(host: Host, state: State) -> bool:
+    return state.status is Status.PENDING and not host.runs.has(state.id)
+
+
+def take_up_or_park(host: Host, states: Sequence[State]) -> None:
+    """Let the workflows go on: now, or when what they wait for has come."""
+    ready: list[tuple[WorkflowSpec, State]] = []
+    for state in states:
+        with _or_try_again(host, state):
+            spec = registry.workflow(state.name)
+            missing = what_is_missing(host, spec, state)
+            if spec is None or missing is not None:
+                block(host, state, missing or "")
+            elif state.queue is not None and state.holder is None and state.reason is not None:
+                put_back = partial(queues.put_back, state=state)
+                host.database.write(f"put back {state.name}", put_back)
+                host.runs.forgive(state.id)
+            elif _waits(state, host.clock.now()):
+                _park(host, spec, state)
+            else:
+                ready.append((spec, state))
+    if len(ready) > 1:
+        try:
+            take_up(host, ready)
+            return
+        except DurableError:
+            pass  # of one of them, perhaps: each on its own
+    for each in ready:
+        with _or_try_again(host, each[1]):
+            take_up(host, [each])
+
+
+@contextmanager
+def _or_try_again(host: Host, state: State) -> Iterator[None]:
+    """What goes wrong in the block is logged, and the workflow is taken up later."""
     try:
-        spec = registry.workflow(state.name)
-        missing = what_is_missing(host, spec, state)
-        if spec is None or missing is not None:
-            block(host, state, missing or "")
-        elif state.queue is not None and state.holder is None and state.reason is not None:
-            host.database.write(f"put back {state.name}", partial(queues.put_back, state=state))
-            host.runs.forgive(state.id)
-        elif _waits(state, host.clock.now()):
-            _park(host, state)
-        else:
-            take_up(host, spec, state)
+        yield
     except EngineClosed:
         pass
     except DurableError as error:
@@ -96,26 +150,37 @@ def try_again(host: Host, state: State) -> None:
     """The file failed: it may be better soon, and the workflow must not wait for a restart."""
 
     def again() -> None:
-        host.spawn_task(f"durable retry {state.id}", partial(ensure_running, host, state.id))
+        host.spawn_task(f"durable retry {state.id}", partial(take_up_if_loose, host, state.id))
 
     host.timers.at(host.clock.now() + TRY_AGAIN_SECONDS, again)
 
 
-def take_up(host: Host, spec: WorkflowSpec, state: State, *, waited: bool = False) -> None:
-    """Let the workflow go on now, on a thread of its own, unless another thread was faster.
+def take_up(
+    host: Host, ready: Sequence[tuple[WorkflowSpec, State]], *, waited: bool = False
+) -> None:
+    """Let the workflows go on now, each on its thread, unless another thread was faster.
 
     One that `waited` when its process died did not bring it down.
     """
-    take = partial(_take_up, host=host, spec=spec, state=state, waited=waited)
-    run = host.database.write(f"recover {state.name}", take)
-    if run is not None:
-        host.runs.add(run)
-        if not host.database.read(partial(workflows.is_current, seq=run.seq, epoch=run.epoch)):
-            run.stop()  # cancelled before we could be told
-        execution.launch(host, run)
+    cancels = host.cancels
+
+    def take(tx: Tx) -> list[Run | None]:
+        return [_take_up(tx, host, spec, state, waited=waited) for spec, state in ready]
+
+    names = sorted({state.name for _, state in ready})
+    for run in host.database.write(f"recover {', '.join(names)}", take):
+        if run is not None:
+            host.runs.add(run)
+            if host.cancels != cancels and not _is_current(host, run):
+                run.stop()  # cancelled before we could be told
+            execution.launch(host, run)
 
 
-def _take_up(tx: Tx, *, host: Host, spec: WorkflowSpec, state: State, waited: bool) -> Run | None:
+def _is_current(host: Host, run: Run) -> bool:
+    return host.database.read(partial(workflows.is_current, seq=run.seq, epoch=run.epoch))
+
+
+def _take_up(tx: Tx, host: Host, spec: WorkflowSpec, state: State, *, waited: bool) -> Run | None:
     now = host.clock.now()
     present = workflows.find(tx, state.id)
     if present.status is not Status.PENDING or present.epoch != state.epoch:
@@ -218,13 +283,7 @@ def retry_blocked(host: Host) -> None:
     """A workflow or an instance was declared: what lacked it may go on."""
     blocked: Iterable[str] = list(host.blocked)
     host.blocked.clear()
-    for workflow_id in blocked:
-        try:
-            ensure_running(host, workflow_id)
-        except EngineClosed:
-            return
-        except DurableError as error:
-            log.error("workflow %r could not be taken up: %s", workflow_id, error)
+    take_up_all_loose(host, blocked)
 
 
 # ---------------------------------------------------------------------- what waits
@@ -235,10 +294,13 @@ def _waits(state: State, now: float) -> bool:
     return state.waits_for is not None or (state.wake_at is not None and state.wake_at > now)
 
 
-def _park(host: Host, state: State) -> None:
-    """Have it taken up, on a thread, when its key is notified or its moment comes."""
-    if state.waits_for == workflows.ANY_KEY:
-        _wake(host, state)
+def _park(host: Host, spec: WorkflowSpec, state: State) -> None:
+    """Have it taken up, on a thread, when its key is notified or its moment comes.
+
+    Coroutines need no thread to wait, and may have other reasons to go on: `asyncio.timeout`.
+    """
+    if state.waits_for == workflows.ANY_KEY or spec.is_async:
+        _wake(host, spec, state)
         return
     host.runs.park(state.id, state.name)
     keys = (workflows.cancel_key(state.id),) + ((state.waits_for,) if state.waits_for else ())
@@ -248,7 +310,7 @@ def _park(host: Host, state: State) -> None:
         host.waiting.remove(callback)
         if host.stopping:
             return
-        host.spawn_task(f"durable wake {state.id}", partial(_unpark, host, state))
+        host.spawn_task(f"durable wake {state.id}", partial(_unpark, host, spec, state))
 
     host.waiting.add(callback)
     moments = [at for at in (state.wake_at, state.deadline_at) if at is not None]
@@ -258,15 +320,13 @@ def _park(host: Host, state: State) -> None:
         wake()
 
 
-def _unpark(host: Host, state: State) -> None:
+def _unpark(host: Host, spec: WorkflowSpec, state: State) -> None:
     if host.runs.unpark(state.id) and not host.stopping:
-        _wake(host, state)
+        _wake(host, spec, state)
 
 
-def _wake(host: Host, state: State) -> None:
-    spec = registry.workflow(state.name)
-    assert spec is not None, "what is parked was found to have its code"
-    take_up(host, spec, state, waited=True)
+def _wake(host: Host, spec: WorkflowSpec, state: State) -> None:
+    take_up(host, [(spec, state)], waited=True)
 
 
 def _has_come(host: Host, key: str) -> bool:

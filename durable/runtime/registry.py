@@ -1,4 +1,4 @@
-"""What the program has declared: workflows and steps by name, and instances by key."""
+"""What the program has declared: workflows, steps and schedules by name, instances by key."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import inspect
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import tzinfo
+from functools import cached_property
 from typing import Any
 
+from durable.cron import Cron
 from durable.errors import DuplicateName, InvalidArgument
 from durable.names import find_class, module_name, qualified_name
 from durable.retry import Retry
@@ -41,6 +44,11 @@ class WorkflowSpec:
             signature = signature.replace(parameters=own)
         object.__setattr__(self, "signature", signature)
 
+    @cached_property
+    def is_async(self) -> bool:
+        """Whether its body is a coroutine."""
+        return inspect.iscoroutinefunction(self.fn)
+
     @property
     def is_bound(self) -> bool:
         """Whether its first argument is an instance or a class."""
@@ -57,6 +65,27 @@ class StepSpec:
     timeout: float | None = None
     transaction: bool = False
 
+    @cached_property
+    def is_async(self) -> bool:
+        """Whether its body is a coroutine."""
+        return inspect.iscoroutinefunction(self.fn)
+
+
+@dataclass(frozen=True, eq=False)
+class ScheduleSpec:
+    """A declared schedule: a workflow to be run at the moments of an expression in a zone."""
+
+    name: str
+    workflow: WorkflowSpec
+    cron: Cron
+    tz: str
+    zone: tzinfo
+    missed: str
+
+    def is_again(self, other: ScheduleSpec) -> bool:
+        """Whether the other says the same of the same declaration: a notebook cell run twice."""
+        return (self.workflow, self.cron, self.tz) == (other.workflow, other.cron, other.tz)
+
 
 Spec = WorkflowSpec | StepSpec
 
@@ -70,6 +99,7 @@ class Registry:
         self._steps: dict[str, StepSpec] = {}
         self._around_steps: dict[str, WorkflowSpec] = {}
         self._instances: dict[tuple[str, str], Any] = {}
+        self._schedules: dict[str, ScheduleSpec] = {}
         self._queues: dict[str, QueueRow] = {}
         self._listeners: list[Callable[[], None]] = []
 
@@ -118,6 +148,24 @@ class Registry:
         with self._mutex:
             return list(self._queues.values())
 
+    def add_schedule(self, spec: ScheduleSpec) -> None:
+        """Make the schedule known; DuplicateName if another one has its name."""
+        known = self.schedules().get(spec.name)
+        if known is not None and not known.is_again(spec):
+            raise DuplicateName(spec.name, _where(known.workflow.fn), _where(spec.workflow.fn))
+        with self._mutex:
+            self._schedules[spec.name] = spec
+        self._tell()
+
+    def schedules(self) -> dict[str, ScheduleSpec]:
+        """All schedules, by name, but for those of workflows that were declared again since."""
+        with self._mutex:
+            return {
+                name: spec
+                for name, spec in self._schedules.items()
+                if self._workflows.get(spec.workflow.name) is spec.workflow
+            }
+
     def add_instance(self, instance: Any) -> None:
         """Make the instance known under its class and its `durable_key`."""
         key = (qualified_name(type(instance)), durable_key(instance))
@@ -132,7 +180,7 @@ class Registry:
         return self._instances.get((class_name, key))
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """Have `listener` called after each function, queue or instance that becomes known."""
+        """Have `listener` called after each function, queue, schedule or instance declared."""
         self._listeners.append(listener)
 
     def unlisten(self, listener: Callable[[], None]) -> None:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from random import Random
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 from durable.clock import Clock
+from durable.runtime.loops import OnLoop
 from durable.runtime.registry import WorkflowSpec
 from durable.store.database import Tx
 from durable.store.steps import Place, Record
+
+# So often in a row the event loop turns, while a run replays, without another record being asked
+# for, until it is clear that nobody will.
+TURNS_FOR_REPLAY = 10
 
 
 class Stopped(BaseException):
@@ -63,8 +70,25 @@ class Run:
     patches: dict[str, bool] = field(default_factory=dict)
     futures: list[Any] = field(default_factory=list)
     """The steps that it has submitted."""
+    beside: set[Any] = field(default_factory=set)
+    """What goes on beside its body: submitted steps, workers of a map, tasks."""
+    loop: OnLoop | None = None
+    """Where the body runs, if it is a coroutine."""
+    task: asyncio.Task[Any] | None = None
+    """What runs that body; other tasks of the run are in `beside`."""
+    interrupted: set[asyncio.Task[Any]] = field(default_factory=set)
+    """The tasks that were told to stop."""
+    cancelled: dict[Place, str] = field(default_factory=dict)
+    """Calls that were cancelled by the code of the body, to be recorded with its next write."""
     slot: Slot | None = None
     """What it holds in a queue, if it is of one."""
+    thread: int | None = field(default_factory=threading.get_ident)
+    """The thread that runs it, or is about to have it run; None once it has one of its own."""
+
+    @cached_property
+    def ended_at(self) -> WeakKeyDictionary[asyncio.Future[Any], float]:
+        """When each of its tasks has ended."""
+        return WeakKeyDictionary()
 
     @cached_property
     def random(self) -> Random:
@@ -107,114 +131,159 @@ class Run:
         if self.stopping:
             raise Stopped(self.id)
 
+    def cancel_tasks(self) -> None:
+        """Interrupt what waits on the event loop, where this is called."""
+        self.interrupt([self.task, *self.beside])
+
+    def interrupt(self, tasks: Iterable[Any]) -> None:
+        """Cancel the tasks, each once: what it does to clean up is not interrupted again."""
+        for task in tasks:
+            if isinstance(task, asyncio.Task) and task not in self.interrupted:
+                self.interrupted.add(task)
+                task.cancel()
+
+    async def let_replay_go_first(self) -> None:
+        """What is recorded comes to its end before anything new begins beside it."""
+        turns = TURNS_FOR_REPLAY
+        while self.records and turns:
+            left = len(self.records)
+            await asyncio.sleep(0)
+            turns = turns - 1 if len(self.records) == left else TURNS_FOR_REPLAY
+
 
 class Runs:
     """All runs of an engine, and whether there are any."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._changed = threading.Condition(threading.Lock())
+        self._mutex = threading.Lock()
+        self._changed = threading.Condition(self._mutex)
         self._active: dict[str, list[Run]] = {}
         self._parked: dict[str, str] = {}
-        self._tasks = 0
+        self._tasks: set[object] = set()
+        self._hurried = False
         self._held: dict[str, str] = {}
         self._failures: dict[str, BaseException] = {}
         self._lost: set[str] = set()
 
     def add(self, run: Run) -> None:
         """The run is in the hands of this process."""
-        with self._changed:
+        with self._mutex:
             self._active.setdefault(run.id, []).append(run)
             self._failures.pop(run.id, None)
             self._lost.discard(run.id)
 
     def remove(self, run: Run) -> None:
-        """The run is no longer in the hands of this process, with an outcome or without."""
-        with self._changed:
-            run.over = True
-            runs = self._active[run.id]
-            runs.remove(run)
-            if not runs:
-                del self._active[run.id]
+        """The run is no longer in the hands of this process; harmless if it is gone already."""
+        with self._mutex:
+            self._remove(run)
+
+    def _remove(self, run: Run) -> None:
+        run.over = True
+        known = self._active.get(run.id, [])
+        left = [each for each in known if each is not run]
+        if len(left) == len(known):
+            return
+        if left:
+            self._active[run.id] = left  # it was taken up again: how that goes is what counts
+        else:
+            del self._active[run.id]
             if run.failure is not None:
                 self._failures[run.id] = run.failure
-            self._changed.notify_all()
+        self._changed.notify_all()
+
+    def lose(self, error: BaseException) -> list[Run]:
+        """The calling thread was interrupted: stop what it ran, or was about to have run."""
+        me = threading.get_ident()
+        with self._mutex:
+            lost = [run for runs in self._active.values() for run in runs if run.thread == me]
+            for run in lost:
+                run.stop(error)
+                self._remove(run)
+        return lost
 
     def of(self, workflow_id: str) -> list[Run]:
         """The runs of one workflow: one, or a second where it was taken up again."""
-        with self._changed:
+        with self._mutex:
             return list(self._active.get(workflow_id, ()))
 
     def has(self, workflow_id: str) -> bool:
         """Whether the workflow is running or parked; a run that is being stopped does not count."""
-        with self._changed:
+        with self._mutex:
             active = self._active.get(workflow_id, ())
             return workflow_id in self._parked or any(not run.stopping for run in active)
 
     def all(self) -> list[Run]:
         """All that are running or waiting on a thread."""
-        with self._changed:
+        with self._mutex:
             return [run for runs in self._active.values() for run in runs]
 
     def failure_of(self, workflow_id: str) -> BaseException | None:
         """Why the last run of the workflow stopped without an outcome."""
-        with self._changed:
+        with self._mutex:
             return self._failures.get(workflow_id)
 
-    def lose(self, workflow_id: str) -> None:
+    def cannot_begin(self, workflow_id: str) -> None:
         """The workflow, which the file says is in our hands, could not begin here."""
-        with self._changed:
+        with self._mutex:
             self._lost.add(workflow_id)
 
     def is_stopped(self, workflow_id: str) -> bool:
         """Whether the workflow is known to have stopped here without an outcome."""
-        with self._changed:
+        with self._mutex:
             return workflow_id in self._lost or workflow_id in self._failures
 
     def forgive(self, workflow_id: str) -> None:
         """The workflow goes on: why its last run stopped is told no more."""
-        with self._changed:
+        with self._mutex:
             self._failures.pop(workflow_id, None)
 
     def park(self, workflow_id: str, name: str) -> None:
         """The workflow waits without a thread."""
-        with self._changed:
+        with self._mutex:
             self._parked[workflow_id] = name
 
     def unpark(self, workflow_id: str) -> bool:
         """The workflow waits no more; False if somebody else said so before."""
-        with self._changed:
+        with self._mutex:
             found = self._parked.pop(workflow_id, None) is not None
             self._changed.notify_all()
             return found
 
-    def begin_task(self) -> None:
+    def begin_task(self, task: object) -> None:
         """Something goes on that may make more runs begin, until `end_task`."""
-        with self._changed:
-            self._tasks += 1
+        with self._mutex:
+            self._tasks.add(task)
 
-    def end_task(self) -> None:
-        """Undo `begin_task`."""
-        with self._changed:
-            self._tasks -= 1
+    def end_task(self, task: object) -> None:
+        """Undo `begin_task`; harmless if it is done already."""
+        with self._mutex:
+            self._tasks.discard(task)
             self._changed.notify_all()
 
     def hold(self, name: str, why: str) -> None:
         """Something that nobody works on now goes on in a while, unless the engine closes."""
-        with self._changed:
+        with self._mutex:
             self._held[name] = why
 
     def let_go(self, name: str) -> None:
         """Undo `hold`; harmless if there was none."""
-        with self._changed:
+        with self._mutex:
             if self._held.pop(name, None) is not None:
                 self._changed.notify_all()
 
     def wait_idle(self, deadline: float | None) -> bool:
         """Wait until nothing is running, parked or held; False if the deadline came first."""
-        return self._wait(
-            lambda: not (self._active or self._parked or self._tasks or self._held), deadline
-        )
+        return self._wait(lambda: self._hurried or self._is_idle(), deadline)
+
+    def _is_idle(self) -> bool:
+        return not (self._active or self._parked or self._tasks or self._held)
+
+    def hurry(self) -> None:
+        """Have `wait_idle` wait no longer."""
+        with self._mutex:
+            self._hurried = True
+            self._changed.notify_all()
 
     def wait_stopped(self, patience: float) -> bool:
         """Wait until nothing is running, as long as one ends every `patience` seconds."""
@@ -226,12 +295,12 @@ class Runs:
         return False
 
     def _wait(self, ready: Callable[[], bool], deadline: float | None) -> bool:
-        with self._changed:
+        with self._mutex:
             return self._clock.wait(self._changed, ready, deadline)
 
     def describe(self) -> list[str]:
         """What is running or parked, for people."""
-        with self._changed:
+        with self._mutex:
             active = [f"{run.id} ({run.name})" for runs in self._active.values() for run in runs]
             others = {**self._parked, **self._held}
             return active + [f"{each} ({name})" for each, name in others.items()]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from durable.checks import LARGEST, check_count, check_id, check_optional_text, check_texts
 from durable.clock import optional_seconds
@@ -17,10 +17,11 @@ from durable.errors import (
     WorkflowConflict,
 )
 from durable.runtime import execution, recovery
-from durable.runtime.checkpoint import Flow, Write, drive, error_outcome, settle, value_outcome
+from durable.runtime.checkpoint import error_outcome, settle, value_outcome
 from durable.runtime.children import result
 from durable.runtime.context import Scope
 from durable.runtime.file import File
+from durable.runtime.flows import Flow, Read, Write, actor, drive
 from durable.runtime.host import Host
 from durable.runtime.registry import WorkflowSpec, registry, target_of
 from durable.runtime.runs import Run
@@ -34,8 +35,7 @@ from durable.store.workflows import Queued
 MANY = 200
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """What `options` of a workflow function sets; `timeout` and `delay` are in seconds."""
 
     id: str | None = None
@@ -89,8 +89,7 @@ def make_options(
     )
 
 
-@dataclass(frozen=True)
-class Invocation:
+class Invocation(NamedTuple):
     """A workflow to be started: the function, what it is bound to, its arguments and options."""
 
     spec: WorkflowSpec
@@ -100,8 +99,7 @@ class Invocation:
     options: Options
 
 
-@dataclass(frozen=True)
-class Begun:
+class Begun(NamedTuple):
     """A workflow that exists now: `run` is this call's to execute.
 
     It is None where the workflow existed before, or was `enqueued`.
@@ -112,42 +110,45 @@ class Begun:
     enqueued: bool = False
 
 
-def start(host: Host, scope: Scope | None, invocation: Invocation) -> str:
+def start(host: Host, scope: Scope | None, invocation: Invocation) -> Flow[str]:
     """The id of the workflow, which runs in the background; as a child if there is a scope.
 
     An id that exists attaches to that run. WorkflowConflict if another workflow has it.
     """
-    begun = _begin(host, scope, invocation)
+    begun = yield from _begin(host, scope, invocation)
     if begun.run is not None:
         execution.launch(host, begun.run)
-    elif not begun.enqueued:
-        recovery.ensure_running(host, begun.id)
     return begun.id
 
 
-def start_many(host: Host, scope: Scope | None, invocations: Iterable[Invocation]) -> list[str]:
+def start_many(
+    host: Host, scope: Scope | None, invocations: Iterable[Invocation]
+) -> Flow[list[str]]:
     """The ids of workflows that now wait in a queue; outside workflows, MANY share a commit."""
-    if scope is not None:
-        return [start(host, scope, each) for each in invocations]
     ids: list[str] = []
+    if scope is not None:
+        for each in invocations:
+            ids.append((yield from start(host, scope, each)))
+        return ids
     rest = iter(invocations)
     while some := list(islice(rest, MANY)):
         host.check_open()
         news = [_new(host, each, _input(host, each), host.new_id(), None) for each in some]
         if some[0].options.id is not None or some[0].options.dedup is not None:
             raise InvalidArgument("one id or dedup cannot be that of many: enqueue one by one")
-        _enqueue(host, *news)
+        yield from _enqueue(host, *news)
         ids += [new.id for new in news]
     return ids
 
 
 def run_here(host: Host, scope: Scope | None, invocation: Invocation) -> Any:
     """What the workflow returns, run on the calling thread, or raise what it raises."""
-    begun = _begin(host, scope, invocation)
+    by = actor(host, scope)
+    if invocation.spec.is_async:
+        return drive(run_in_background(host, scope, invocation), by)
+    begun = drive(_begin(host, scope, invocation), by)
     if begun.run is None:
-        if not begun.enqueued:
-            recovery.ensure_running(host, begun.id)
-        return result(host, scope, begun.id, None)
+        return drive(result(host, scope, begun.id, None), by)
     try:
         ended = execution.run_here(host, begun.run)
     except DurableError:
@@ -155,26 +156,36 @@ def run_here(host: Host, scope: Scope | None, invocation: Invocation) -> Any:
             scope.run.check()  # the engine or the file failed, so this run stops as well
         raise
     if scope is not None or ended is None:
-        return result(host, scope, begun.id, None)
+        return drive(result(host, scope, begun.id, None), by)
     return ended.value(host.codec)
 
 
-def _begin(host: Host, scope: Scope | None, invocation: Invocation) -> Begun:
+def run_in_background(host: Host, scope: Scope | None, invocation: Invocation) -> Flow[Any]:
+    """What the workflow returns, or raise what it raises; the caller only waits."""
+    workflow_id = yield from start(host, scope, invocation)
+    return (yield from result(host, scope, workflow_id, None))
+
+
+def _begin(host: Host, scope: Scope | None, invocation: Invocation) -> Flow[Begun]:
+    """Write the run, or see that the one that exists goes on."""
     host.check_open()
     text = _input(host, invocation)
     if scope is not None:
-        return drive(_begin_child(scope, invocation, text), scope)
+        begun = yield from _begin_child(scope, invocation, text)
+    else:
+        begun = yield from _begin_outside(host, invocation, text)
+    if begun.run is None and not begun.enqueued:
+        state = yield Read(partial(workflows.find, workflow_id=begun.id))
+        recovery.ensure_running(host, state)
+    return begun
+
+
+def _begin_outside(host: Host, invocation: Invocation, text: str) -> Flow[Begun]:
     new = _new(host, invocation, text, host.new_id(), None)
     if new.queued is not None:
-        return _enqueue(host, new)
+        return (yield from _enqueue(host, new))
     run = _run(new, invocation.spec)
-    host.runs.add(run)
-    try:
-        created = host.database.write(f"start {new.name}", lambda tx: _insert(tx, host, new))
-    except BaseException:
-        host.runs.remove(run)
-        raise
-    return _begun(host, run, created)
+    return (yield from _create(host, run, f"start {new.name}", lambda tx: _insert(tx, host, new)))
 
 
 def _begin_child(scope: Scope, invocation: Invocation, text: str) -> Flow[Begun]:
@@ -188,8 +199,10 @@ def _begin_child(scope: Scope, invocation: Invocation, text: str) -> Flow[Begun]
         return (yield from _enqueue_child(scope, new, place, name))
     run = _run(new, invocation.spec)
     now = host.clock.now()
+    outcome = error_outcome(AssertionError("not written"))
 
-    def write(tx: Tx) -> tuple[Outcome, int | None]:
+    def write(tx: Tx) -> int | None:
+        nonlocal outcome
         workflows.guard(tx, *parent.key)
         created = None
         try:
@@ -198,25 +211,19 @@ def _begin_child(scope: Scope, invocation: Invocation, text: str) -> Flow[Begun]
         except WorkflowConflict as error:
             outcome = error_outcome(error)
         steps.decide(tx, parent.key, place, name, outcome, started_at=now, now=now)
-        return outcome, created
+        return created
 
-    host.runs.add(run)
-    try:
-        outcome, created = yield Write(f"start {new.name}", write)
-    except BaseException:
-        host.runs.remove(run)
-        raise
-    begun = _begun(host, run, created)
+    begun = yield from _create(host, run, f"start {new.name}", write)
     settle(outcome, host.codec)
     return begun
 
 
-def _enqueue(host: Host, *news: workflows.NewWorkflow) -> Begun:
+def _enqueue(host: Host, *news: workflows.NewWorkflow) -> Flow[Begun]:
     """The first of them; all wait in one queue now."""
     first = news[0]
     assert first.queued is not None and host.queues is not None
     try:
-        added = host.database.write(
+        added = yield Write(
             f"enqueue {first.name}", lambda tx: [_add(tx, host, new) for new in news]
         )
         for taken in added:
@@ -265,9 +272,16 @@ def _add(tx: Tx, host: Host, new: workflows.NewWorkflow) -> Any:
     return taken
 
 
-def _begun(host: Host, run: Run, created: int | None) -> Begun:
+def _create(host: Host, run: Run, label: str, write: Callable[[Tx], int | None]) -> Flow[Begun]:
+    """Have the row written by `write`, which tells its number, or None if there is one already."""
+    host.runs.add(run)
+    created: int | None = None
+    try:
+        created = yield Write(label, write)
+    finally:
+        if created is None:
+            host.runs.remove(run)
     if created is None:
-        host.runs.remove(run)
         return Begun(run.id, None)
     run.seq = created
     return Begun(run.id, run)

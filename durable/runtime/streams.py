@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from durable.checks import check_count, check_text
 from durable.clock import optional_seconds
 from durable.errors import NotAllowedHere, WaitTimeout
 from durable.records import StreamValue
-from durable.runtime.checkpoint import Subject, awaited, drive, effect, once, settle
+from durable.runtime.checkpoint import Subject, awaited, effect, settle, wait_for
 from durable.runtime.context import Scope
 from durable.runtime.file import File
+from durable.runtime.flows import Flow, Read, Write
 from durable.runtime.messages import encode_for
 from durable.store import streams, workflows
 from durable.store.database import Tx
@@ -22,20 +22,20 @@ from durable.store.streams import Item, Try
 END = "[]"
 
 
-def write(scope: Scope, key: str, value: object) -> None:
+def write(scope: Scope, key: str, value: object) -> Flow[None]:
     """Add a value: once from the body; from a step, to be seen when the try has succeeded."""
     check_text(key, "the key of a stream", empty=True)
     text = encode_for(scope.host, value, f"a value of stream {key!r} of {scope.run.id!r}")
-    _append(scope, f"durable.write_stream:{key}", key, text)
+    yield from _append(scope, f"durable.write_stream:{key}", key, text)
 
 
-def close(scope: Scope, key: str) -> None:
+def close(scope: Scope, key: str) -> Flow[None]:
     """Nothing comes behind this: readers end here."""
     check_text(key, "the key of a stream", empty=True)
-    _append(scope, f"durable.close_stream:{key}", key, None)
+    yield from _append(scope, f"durable.close_stream:{key}", key, None)
 
 
-def _append(scope: Scope, name: str, key: str, text: str | None) -> None:
+def _append(scope: Scope, name: str, key: str, text: str | None) -> Flow[None]:
     run, step, clock = scope.run, scope.step, scope.host.clock
     if step is None:
 
@@ -43,63 +43,73 @@ def _append(scope: Scope, name: str, key: str, text: str | None) -> None:
             by = Try(place, run.epoch, 1)
             streams.append(tx, run.seq, key, text, by=by, visible=True, now=clock.now())
 
-        settle(drive(effect(scope, name, work), scope), scope.host.codec)
+        settle((yield from effect(scope, name, work)), scope.host.codec)
         return
     by = Try(step.place, run.epoch, step.attempt)
 
-    def write(tx: Tx) -> None:
+    def append(tx: Tx) -> None:
         workflows.guard(tx, *run.key)
         streams.append(tx, run.seq, key, text, by=by, visible=False, now=clock.now())
 
-    drive(once(name, write), scope)
+    yield Write(name, append)
     step.wrote_streams = True
 
 
 # ---------------------------------------------------------------------- reading
 
-
-def read(
-    file: File, scope: Scope | None, workflow_id: str, key: str, start: int, timeout: Any
-) -> Iterator[Any]:
-    """The values from number `start` on, as they come; in the body of a workflow each is a step."""
-    check_text(key, "the key of a stream", empty=True)
-    check_count(start, "the start of a stream", least=0)
-    seconds = optional_seconds(timeout, "the timeout of a stream")
-    if scope is not None and scope.step is None:
-        return _read_in_body(scope, workflow_id, key, start, seconds)
-    return _read_outside(file, workflow_id, key, start, seconds)
+Turn = Flow[list[Any] | None]
+"""The values that came since the last turn, at least one; None at the end of the stream."""
 
 
-def _read_outside(
-    file: File, workflow_id: str, key: str, start: int, seconds: float | None
-) -> Iterator[Any]:
-    seq = file.database.read(lambda tx: workflows.find(tx, workflow_id)).seq
-    keys = (streams.key(seq, key), workflows.key(seq))
-    position = start
+class Reader:
+    """Reads one stream, turn by turn; in the body of a workflow each value is a step."""
 
-    def look(tx: Tx) -> list[Item] | None:
-        return _or_end(tx, seq, streams.read(tx, seq, key, position))
+    def __init__(
+        self, file: File, scope: Scope | None, workflow_id: str, key: str, start: int, timeout: Any
+    ) -> None:
+        self.file = file
+        self._workflow_id = workflow_id
+        self._key = check_text(key, "the key of a stream", empty=True)
+        self._position = check_count(start, "the start of a stream", least=0)
+        self._seconds = optional_seconds(timeout, "the timeout of a stream")
+        self.in_body = scope is not None and scope.step is None
+        self._seq: int | None = None
 
-    while True:
-        items = file.wait_for(keys, look, seconds)
-        if items is None:
-            raise _timed_out(workflow_id, key, seconds)
-        for item in items:
-            if item.text is None:
-                return
-            yield file.codec.decode(item.text)
-        if not items:
-            return
-        position += len(items)
+    def turn(self, scope: Scope | None) -> Turn:
+        """Wait for values, and give them once."""
+        if self.in_body:
+            assert scope is not None
+            return self._turn_in_body(scope)
+        return self._turn_outside()
 
+    def _turn_outside(self) -> Turn:
+        seq, keys = yield from self._find()
 
-def _read_in_body(
-    scope: Scope, workflow_id: str, key: str, start: int, seconds: float | None
-) -> Iterator[Any]:
-    position = start
-    while True:
+        def look(tx: Tx) -> list[Item] | None:
+            return _or_end(tx, seq, self._read(tx, seq))
 
-        def subject(tx: Tx, position: int = position) -> Subject:
+        while True:
+            items = yield from wait_for(self.file, keys, look, self._seconds, self._workflow_id)
+            if items is None:
+                raise self._timed_out()
+            wanted = [each for item in items if item.text is not None for each in self._take(item)]
+            if wanted:
+                return wanted
+            if not items or items[-1].text is None:
+                return None
+
+    def _read(self, tx: Tx, seq: int) -> list[Item]:
+        return streams.read(tx, seq, self._key, self._position)
+
+    def _take(self, item: Item) -> list[Any]:
+        """The value of the item; nothing if it is not wanted."""
+        self._position += 1
+        return [self.file.codec.decode(item.text or "")]
+
+    def _turn_in_body(self, scope: Scope) -> Turn:
+        workflow_id, key, position = self._workflow_id, self._key, self._position
+
+        def subject(tx: Tx) -> Subject:
             seq = workflows.find(tx, workflow_id).seq
 
             def find(tx: Tx, place: Place) -> Outcome | None:
@@ -111,55 +121,52 @@ def _read_in_body(
 
             return Subject((streams.key(seq, key), workflows.key(seq)), find)
 
-        outcome = drive(awaited(scope, f"durable.read_stream:{key}", subject, seconds), scope)
+        name = f"durable.read_stream:{key}"
+        outcome = yield from awaited(scope, name, subject, self._seconds)
         if outcome.kind == TIMEOUT:
-            raise _timed_out(workflow_id, key, seconds)
-        values = settle(outcome, scope.host.codec)
-        if not values:
-            return
-        yield values[0]
-        position += 1
+            raise self._timed_out()
+        self._position += 1
+        values: list[Any] = settle(outcome, scope.host.codec)
+        return values or None
 
+    def _find(self) -> Flow[tuple[int, tuple[str, ...]]]:
+        if self._seq is None:
+            found: workflows.State = yield Read(lambda tx: workflows.find(tx, self._workflow_id))
+            self._seq = found.seq
+        return self._seq, (streams.key(self._seq, self._key), workflows.key(self._seq))
 
-def read_live(
-    file: File, scope: Scope | None, workflow_id: str, key: str, start: int, timeout: Any
-) -> Iterator[StreamValue]:
-    """Everything that is written, as it is written, also by tries that fail later."""
-    check_text(key, "the key of a stream", empty=True)
-    if scope is not None and scope.step is None:
-        raise NotAllowedHere(
-            "a workflow cannot read a stream live: what it saw of a try that failed later could "
-            "not be seen again on a replay"
+    def _timed_out(self) -> WaitTimeout:
+        return WaitTimeout(
+            f"a value of stream {self._key!r} of workflow {self._workflow_id!r}",
+            self._seconds or 0.0,
         )
-    check_count(start, "the start of a stream", least=0)
-    seconds = optional_seconds(timeout, "the timeout of a stream")
-    return _read_live(file, workflow_id, key, start, seconds)
 
 
-def _read_live(
-    file: File, workflow_id: str, key: str, start: int, seconds: float | None
-) -> Iterator[StreamValue]:
-    seq = file.database.read(lambda tx: workflows.find(tx, workflow_id)).seq
-    keys = (streams.key(seq, key), workflows.key(seq))
-    after, skip = 0, start
+class LiveReader(Reader):
+    """Reads everything that is written, as it is written, also by tries that fail later."""
 
-    def look(tx: Tx) -> list[Item] | None:
-        return _or_end(tx, seq, streams.read_live(tx, seq, key, after))
+    def __init__(
+        self, file: File, scope: Scope | None, workflow_id: str, key: str, start: int, timeout: Any
+    ) -> None:
+        super().__init__(file, scope, workflow_id, key, start, timeout)
+        if self.in_body:
+            raise NotAllowedHere(
+                "a workflow cannot read a stream live: what it saw of a try that failed later "
+                "could not be seen again on a replay"
+            )
+        self._skip = self._position
+        self._after = 0
 
-    while True:
-        items = file.wait_for(keys, look, seconds)
-        if items is None:
-            raise _timed_out(workflow_id, key, seconds)
-        for item in items:
-            if item.text is None:
-                return
-            if skip:
-                skip -= 1
-                continue
-            yield StreamValue(file.codec.decode(item.text), str(item.place), item.attempt)
-        if not items:
-            return
-        after = items[-1].seq
+    def _read(self, tx: Tx, seq: int) -> list[Item]:
+        return streams.read_live(tx, seq, self._key, self._after)
+
+    def _take(self, item: Item) -> list[StreamValue]:
+        self._after = item.seq
+        if self._skip:
+            self._skip -= 1
+            return []
+        value = self.file.codec.decode(item.text or "")
+        return [StreamValue(value, str(item.place), item.attempt)]
 
 
 def _or_end(tx: Tx, seq: int, items: list[Item]) -> list[Item] | None:
@@ -167,7 +174,3 @@ def _or_end(tx: Tx, seq: int, items: list[Item]) -> list[Item] | None:
     if items or workflows.ending(tx, seq) is not None:
         return items
     return None
-
-
-def _timed_out(workflow_id: str, key: str, seconds: float | None) -> WaitTimeout:
-    return WaitTimeout(f"a value of stream {key!r} of workflow {workflow_id!r}", seconds or 0.0)

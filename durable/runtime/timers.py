@@ -26,7 +26,8 @@ class Timers:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._changed = threading.Condition(threading.Lock())
+        self._mutex = threading.Lock()
+        self._changed = threading.Condition(self._mutex)
         self._heap: list[Timer] = []
         self._count = 0
         self._thread: Thread | None = None
@@ -34,7 +35,7 @@ class Timers:
 
     def at(self, moment: float, action: Callable[[], None]) -> Timer:
         """Call `action`, which must be quick and not raise, at that moment or soon after."""
-        with self._changed:
+        with self._mutex:
             self._count += 1
             timer = Timer(moment, self._count, action)
             heapq.heappush(self._heap, timer)
@@ -45,21 +46,20 @@ class Timers:
 
     def cancel(self, timer: Timer) -> None:
         """Do not call it, unless it is being called already."""
-        with self._changed:
+        with self._mutex:
             timer.cancelled = True
             while self._heap and self._heap[0].cancelled:
                 heapq.heappop(self._heap)
             self._changed.notify()
 
     def close(self) -> None:
-        """Drop all timers and end the thread."""
-        with self._changed:
+        """Drop all timers and end the thread. May be called again where it was interrupted."""
+        with self._mutex:
             self._closed = True
             self._heap.clear()
-            self._changed.notify()
-            thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.join()
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
 
     def turn(self, now: float) -> None:
         """Call what is due by `now`."""
@@ -68,7 +68,7 @@ class Timers:
 
     def _take_due(self, now: float) -> list[Timer]:
         due = []
-        with self._changed:
+        with self._mutex:
             while self._heap and self._heap[0].at <= now:
                 timer = heapq.heappop(self._heap)
                 if not timer.cancelled:
@@ -77,7 +77,7 @@ class Timers:
 
     def _run(self) -> None:
         while True:
-            with self._changed:
+            with self._mutex:
                 first = self._first()
                 self._clock.wait(self._changed, partial(self._has_moved, first), first)
                 if self._closed:

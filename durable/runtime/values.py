@@ -7,15 +7,16 @@ from datetime import datetime
 
 from durable.checks import check_text
 from durable.clock import as_datetime
-from durable.runtime.checkpoint import drive, effect, settle
+from durable.runtime.checkpoint import effect, settle
 from durable.runtime.context import PATCH, Scope
+from durable.runtime.flows import Flow
 
 
-def now(scope: Scope) -> datetime:
+def now(scope: Scope) -> Flow[datetime]:
     """The moment, the same on every replay."""
     clock, codec = scope.host.clock, scope.host.codec
-    flow = effect(scope, "durable.now", lambda tx, place: clock.now())
-    return as_datetime(settle(drive(flow, scope), codec))
+    outcome = yield from effect(scope, "durable.now", lambda tx, place: clock.now())
+    return as_datetime(settle(outcome, codec))
 
 
 def uuid4(scope: Scope) -> uuid.UUID:
@@ -23,7 +24,7 @@ def uuid4(scope: Scope) -> uuid.UUID:
     return uuid.UUID(int=scope.run.random_ids.getrandbits(128), version=4)
 
 
-def patched(scope: Scope, name: str) -> bool:
+def patched(scope: Scope, name: str) -> Flow[bool]:
     """Whether the run reaches this point for the first time with the change called `name`.
 
     A run that had recorded a step here before the change goes on without it. The first answer
@@ -34,10 +35,7 @@ def patched(scope: Scope, name: str) -> bool:
     if name not in patches:
         ahead = scope.peek()
         passed = ahead is not None and ahead.name != PATCH + name
-        patches[name] = not passed and _mark(scope, PATCH + name)
+        patches[name] = not passed
+        if not passed:
+            yield from effect(scope, PATCH + name, lambda tx, place: True)
     return patches[name]
-
-
-def _mark(scope: Scope, name: str) -> bool:
-    drive(effect(scope, name, lambda tx, place: True), scope)
-    return True

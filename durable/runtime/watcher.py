@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 
 from durable.clock import Thread
 from durable.errors import DurableError, EngineClosed
 from durable.runtime.host import Host, log
 from durable.runtime.waiting import POLL_SECONDS
 from durable.store import signals
+from durable.store.database import Watch
 
 FORGET_EVERY = 1000
 
@@ -18,25 +20,34 @@ class Watcher:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._condition = threading.Condition(threading.Lock())
+        self._mutex = threading.Lock()
+        self._condition = threading.Condition(self._mutex)
         self._closed = False
-        self._watch = host.database.watch()
-        self._seen = host.database.read(signals.last)  # after the watch: nothing falls in between
+        self._watch: Watch | None = None
+        self._seen = 0
         self._forgotten = 0
+        self._complained = False
         self._thread: Thread | None = None
 
+    def look(self) -> None:
+        """What is done from now on will be seen."""
+        self._watch = self._host.database.watch()
+        self._seen = self._host.database.read(signals.last)  # after it: nothing falls in between
+
     def start(self) -> None:
-        """Watch from now on."""
-        self._thread = self._host.clock.spawn("durable watcher", self._run)
+        """Have a thread watch."""
+        assert self._watch is not None
+        self._thread = self._host.clock.spawn("durable watcher", partial(self._run, self._watch))
 
     def close(self) -> None:
-        """End the thread."""
-        with self._condition:
+        """End the thread. May be called again where it was interrupted."""
+        with self._mutex:
             self._closed = True
-            self._condition.notify()
+            self._condition.notify_all()
         if self._thread is not None:
             self._thread.join()
-        self._watch.close()
+        if self._watch is not None:
+            self._watch.close()
 
     def turn(self) -> None:
         """One look: notify what was touched since the last one."""
@@ -53,18 +64,25 @@ class Watcher:
         self._host.database.write("forget signals", lambda tx: signals.forget(tx, seen))
         self._forgotten = seen
 
-    def _run(self) -> None:
+    def _run(self, watch: Watch) -> None:
         while True:
-            with self._condition:
+            with self._mutex:
                 tick = self._host.clock.now() + POLL_SECONDS
                 self._host.clock.wait(self._condition, lambda: self._closed, tick)
                 if self._closed:
                     return
             self._host.database.notify()  # what an interrupted thread did not tell of
-            if self._watch.changed():
-                try:
+            try:
+                if watch.changed():
                     self.turn()
-                except EngineClosed:
-                    return
-                except DurableError as error:
-                    log.error("signals of other processes could not be read: %s", error)
+                self._complained = False
+            except EngineClosed:
+                return
+            except DurableError as error:
+                self._complain(error)
+
+    def _complain(self, error: DurableError) -> None:
+        """Log what is wrong with the file, once as long as it lasts."""
+        if not self._complained:
+            log.error("signals of other processes could not be read: %s", error)
+        self._complained = True

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 
-from durable.errors import AlreadyRunning, ReadOnlyFile
+from durable.errors import AlreadyRunning, DurableError, ReadOnlyFile
 
 if sys.platform == "win32":
     import msvcrt
@@ -36,60 +37,76 @@ else:
 
 
 class FileLock:
-    """The lock of one engine, held from `acquire` to `release` and dropped with the process."""
+    """The lock of one engine, held from `acquire` to `release` and dropped with the process.
+
+    A Ctrl-C may come anywhere in here. So the descriptor belongs to a file object, which may be
+    closed twice, and is closed by Python where it is lost; and `acquire` undoes what it has begun.
+    """
 
     def __init__(self, path: str) -> None:
         self._owned = path
-        self._file = Path()
-        self._descriptor: int | None = None
+        self._path = Path()
+        self._file: FileIO | None = None
 
     def acquire(self) -> None:
         """Take the lock, and leave the pid for others to read; AlreadyRunning if it is held."""
-        self._file = Path(os.path.realpath(self._owned) + ".lock")
-        while self._descriptor is None:
-            descriptor = self._open()
-            if not _try_lock(descriptor):
-                os.close(descriptor)
-                raise AlreadyRunning(self._owned, self._owner())
-            if self._is_in_place(descriptor):
-                self._descriptor = descriptor
-            else:  # its last owner removed it between our open and our lock
-                os.close(descriptor)
-        os.ftruncate(self._descriptor, 0)
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        os.write(self._descriptor, f"{os.getpid()}\n".encode())
+        try:
+            self._take()
+        except DurableError:
+            raise
+        except BaseException:
+            with suppress(DurableError):
+                self._take()
+            self.release()
+            raise
+
+    def _take(self) -> None:
+        self._path = Path(os.path.realpath(self._owned) + ".lock")
+        while self._file is None:
+            file = self._open()
+            try:
+                if not _try_lock(file.fileno()):
+                    raise AlreadyRunning(self._owned, self._owner())
+                if self._is_in_place(file):  # else its last owner removed it before our lock
+                    self._file = file
+            finally:
+                if self._file is None:
+                    file.close()
+        self._file.truncate(0)
+        self._file.write(f"{os.getpid()}\n".encode())
 
     def release(self) -> None:
-        """Remove the lock file and drop the lock."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is None:
+        """Remove the lock file and drop the lock; may be called again where it was interrupted."""
+        if self._file is None:
             return
-        with suppress(OSError):  # Windows does not remove an open file; what is left is harmless
-            self._file.unlink(missing_ok=True)
-        os.close(descriptor)
+        if not self._file.closed and self._is_in_place(self._file):
+            with suppress(OSError):  # Windows does not remove an open file; it is harmless
+                self._path.unlink(missing_ok=True)
+        self._file.close()
+        self._file = None
 
     def forget(self) -> None:
         """In a child process: close the inherited descriptor; the lock dies with the parent."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
-    def _open(self) -> int:
+    def _open(self) -> FileIO:
         try:
-            return os.open(self._file, os.O_RDWR | os.O_CREAT, 0o644)
+            return FileIO(self._path, "a+")
         except OSError as error:
             raise ReadOnlyFile(
-                self._owned, f"its lock file {self._file} cannot be made ({error.strerror})"
+                self._owned, f"its lock file {self._path} cannot be made ({error.strerror})"
             ) from error
 
-    def _is_in_place(self, descriptor: int) -> bool:
+    def _is_in_place(self, file: FileIO) -> bool:
         try:
-            return os.path.samestat(os.fstat(descriptor), self._file.stat())
+            return os.path.samestat(os.fstat(file.fileno()), self._path.stat())
         except FileNotFoundError:
             return False
 
     def _owner(self) -> int | None:
         try:
-            return int(self._file.read_text("ascii"))
+            return int(self._path.read_text("ascii"))
         except (OSError, ValueError):
             return None

@@ -1,13 +1,18 @@
 -- The tables of durable. Moments are seconds since 1970 UTC, spans are seconds, values are JSON text.
 -- Other tables in the file belong to the user.
+--
+-- The checks list what is allowed with OR: for an IN of more than two, SQLite builds a table in memory
+-- each time that it checks a row, which takes as long as all the rest of an insert.
 
 -- A run of a workflow. `seq` is the order of creation and never used again.
 CREATE TABLE durable_workflow (
     seq          INTEGER PRIMARY KEY AUTOINCREMENT,
     id           TEXT NOT NULL UNIQUE CHECK (id <> ''),
     name         TEXT NOT NULL CHECK (name <> ''),
-    status       TEXT NOT NULL CHECK (status IN
-                     ('DELAYED', 'ENQUEUED', 'PENDING', 'SUCCESS', 'ERROR', 'CANCELLED', 'DEAD')),
+    status       TEXT NOT NULL CHECK (
+                     status = 'DELAYED' OR status = 'ENQUEUED' OR status = 'PENDING'
+                     OR status = 'SUCCESS' OR status = 'ERROR' OR status = 'CANCELLED'
+                     OR status = 'DEAD'),
     input        TEXT NOT NULL,              -- [args, kwargs], and for a method what it is bound to
     result       TEXT,
     error        TEXT,
@@ -34,7 +39,8 @@ CREATE TABLE durable_workflow (
     partition    TEXT,
     delay_until  REAL,
     debounce     TEXT,                       -- the key of a Debouncer, whose next call may change it
-    CHECK ((status IN ('SUCCESS', 'ERROR', 'CANCELLED', 'DEAD')) = (finished_at IS NOT NULL)),
+    CHECK ((status = 'SUCCESS' OR status = 'ERROR' OR status = 'CANCELLED' OR status = 'DEAD')
+           = (finished_at IS NOT NULL)),
     CHECK ((status = 'SUCCESS') = (result IS NOT NULL)),
     CHECK ((status = 'ERROR') = (error IS NOT NULL)),
     CHECK (status NOT IN ('DELAYED', 'ENQUEUED') OR (queue IS NOT NULL AND holder IS NULL)),
@@ -67,7 +73,8 @@ CREATE TABLE durable_step (
     lane        TEXT NOT NULL,               -- '' for the workflow itself, '4' for what step 4 runs beside it
     number      INTEGER NOT NULL CHECK (number > 0),
     name        TEXT NOT NULL,
-    outcome     TEXT CHECK (outcome IN ('value', 'error', 'timeout')),
+    outcome     TEXT CHECK (outcome = 'value' OR outcome = 'error' OR outcome = 'timeout'
+                            OR outcome = 'cancelled'),
     value       TEXT,
     attempt     INTEGER NOT NULL DEFAULT 1,
     until_at    REAL,
@@ -153,14 +160,18 @@ CREATE TABLE durable_queue_start (
     PRIMARY KEY (queue, at, number)
 ) STRICT, WITHOUT ROWID;
 
+-- A schedule that a program has declared. Its moments up to `passed_at` are decided: run or skipped.
 CREATE TABLE durable_schedule (
-    name     TEXT PRIMARY KEY CHECK (name <> ''),
-    workflow TEXT NOT NULL,
-    cron     TEXT NOT NULL,
-    tz       TEXT NOT NULL,
-    missed   TEXT NOT NULL CHECK (missed IN ('skip', 'latest', 'all')),
-    paused   INTEGER NOT NULL DEFAULT 0 CHECK (paused IN (0, 1)),
-    last_at  REAL
+    name      TEXT PRIMARY KEY CHECK (name <> ''),
+    workflow  TEXT NOT NULL CHECK (workflow <> ''),
+    cron      TEXT NOT NULL,
+    tz        TEXT NOT NULL,
+    missed    TEXT NOT NULL CHECK (missed IN ('skip', 'latest', 'all')),
+    timeout   REAL CHECK (timeout >= 0),     -- of the workflow
+    paused    INTEGER NOT NULL DEFAULT 0 CHECK (paused IN (0, 1)),
+    passed_at REAL NOT NULL,
+    last_at   REAL,                          -- the last moment that it began a run for
+    session   INTEGER NOT NULL               -- the last durable_session that declared it
 ) STRICT, WITHOUT ROWID;
 
 -- An engine that opened the file; `closed_at` is null while it runs and for good if it died.

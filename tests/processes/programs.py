@@ -138,6 +138,8 @@ import os, signal, sqlite3, sys, threading, time
 import durable
 from durable import Client, Engine, Retry, step, transaction, workflow
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's "&" has it ignored
+
 def print(*values):  # one write, so that lines of several threads do not mingle
     sys.stdout.write(" ".join(map(str, values)) + "\\n")
 

@@ -362,6 +362,26 @@ def test_an_interrupt_in_a_step_is_not_recorded(path: str) -> None:
         assert engine.handle("one").result(PATIENCE) == "done"
 
 
+def test_who_waits_for_a_run_hears_that_it_stopped(path: str) -> None:
+    """What left it unfinished is raised also where its event or its stream is waited for."""
+
+    @workflow
+    def leaves() -> None:
+        durable.write_stream("shown", 1)
+        raise SystemExit("mend this first")
+
+    with Engine(path) as engine:
+        handle = leaves.start()
+        with pytest.raises(SystemExit, match="mend this first"):
+            handle.event("never set")
+        for live in (False, True):
+            values = handle.stream("shown", live=live)
+            next(values)
+            with pytest.raises(SystemExit, match="mend this first"):
+                next(values)
+        assert engine.handle(handle.id).info().status is Status.PENDING
+
+
 def test_a_result_after_close_is_not_written(path: str) -> None:
     """N47: a step that returns after `close` writes nothing and raises nothing."""
     gate = Gate()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from durable import (
     Queue,
     Rate,
     Retry,
+    aio,
     step,
     transaction,
     workflow,
@@ -29,7 +31,7 @@ from durable import (
 from durable.runtime.queues import Queues
 from durable.store import database
 from durable.testing import VirtualClock
-from tests.support import PATIENCE, Gate, dying
+from tests.support import PATIENCE, Gate, dying, until
 
 STORE = Path(database.__file__).parent
 
@@ -169,6 +171,15 @@ def reads(workflow_id: str) -> int:
 
 
 @workflow
+async def gives_up() -> None:
+    """Cancels a call, which is recorded with the next one."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await aio.recv("nothing")
+    await aio.set_event("gave up", True)
+
+
+@workflow
 def fails() -> None:
     raise ValueError("no")
 
@@ -211,6 +222,32 @@ def leaves_once() -> None:
 def family(name: str) -> None:
     waits_at.options(id=f"{name} child").start(name)
     durable.recv("never")
+
+
+def _schedule(engine: Engine, client: Client) -> None:
+    """Declare a schedule, let it run and be missed, and do all that can be done to it."""
+
+    @durable.schedule("@yearly", missed="skip", name="yearly")
+    @workflow(name="yearly")
+    def yearly(moment: datetime) -> int:
+        return moment.year
+
+    until(client.schedules)
+    after = client.schedules()[0].next_at
+    assert after is not None
+    engine._scheduler.turn(after.timestamp())
+    engine._scheduler.turn(after.timestamp() + 400 * 86_400)
+    with suppress(durable.ScheduleNotFound):
+        client.pause_schedule("daily")
+    client.pause_schedule("yearly")
+    client.resume_schedule("yearly")
+    assert client.trigger("yearly").result(PATIENCE)
+    workflow(name="yearly")(yearly.fn)  # declared again, without its schedule
+    until(lambda: not client.schedules()[0].declared)
+    durable.schedule("@yearly", missed="skip", name="yearly")(workflow(name="yearly")(yearly.fn))
+    until(lambda: client.schedules()[0].declared)
+    before = datetime.now(UTC)
+    assert client.backfill("yearly", before - timedelta(days=400), before)[0].result(PATIENCE)
 
 
 slow = Queue("slow", concurrency=1, priority=True)
@@ -297,6 +334,7 @@ def rich_session(path: str) -> None:
         assert engine.start(reads, streaming.id).result(PATIENCE) == 2
         assert list(client.handle(streaming.id).stream("s", live=True))
         streaming.fork(step=4).result(PATIENCE)
+        engine.run(gives_up)
         failed = engine.start(fails)
         with pytest.raises(ValueError, match="no"):
             failed.result(PATIENCE)
@@ -311,6 +349,7 @@ def rich_session(path: str) -> None:
         assert client.event("top", "winner") == client.events("top")["winner"]
         assert client.workflows(status="SUCCESS", name=top.info().name, limit=10)
         client.handle("top").steps()
+        _schedule(engine, client)
         engine.recover()
         assert engine._watcher is not None
         engine._watcher.forget()

@@ -53,7 +53,7 @@ class Bench:
             create=True,
             on_commit=self.told.extend,
             **options,
-        )
+        ).open()
         self.database.write("table", lambda tx: tx.execute("CREATE TABLE t (x)"))
         self.ran: list[str] = []
         self.database._writer.set_trace_callback(self.ran.append)
@@ -235,7 +235,7 @@ def test_keys_are_told_after_the_commit(path: str) -> None:
         synchronous="normal",
         create=True,
         on_commit=lambda keys: seen.append((list(keys), database.read(committed))),
-    )
+    ).open()
     database.write("table", lambda tx: tx.execute("CREATE TABLE t (x)"))
     database.write("add", lambda tx: insert(tx, 1))
     database.close()
@@ -353,7 +353,7 @@ faulthandler.dump_traceback_later(18, exit=True)  # where it hangs, if it does
 seed, path = int(sys.argv[1]), sys.argv[2]
 rng = random.Random(seed)
 database = Database(path, clock=SystemClock(), synchronous="normal", create=True,
-                    on_commit=lambda keys: None)
+                    on_commit=lambda keys: None).open()
 database.write("table", lambda tx: tx.execute("CREATE TABLE t (who, n, UNIQUE (who, n))"))
 stop = threading.Event()
 done = {}
@@ -524,7 +524,7 @@ def test_an_error_while_reading_is_the_callers(bench: Bench) -> None:
     """It comes as it is, and no snapshot stays open that would hold the write-ahead log."""
     with pytest.raises(ZeroDivisionError):
         bench.database.read(lambda tx: 1 / 0)
-    assert all(not reader.in_transaction for reader in bench.database._readers)
+    assert all(not each.connection.in_transaction for each in bench.database._readers)
 
 
 def test_readers_run_beside_each_other(bench: Bench) -> None:

@@ -61,6 +61,8 @@ SCHEDULE: dict[str, Any] = {
     "cron": "* * * * *",
     "tz": "UTC",
     "missed": "latest",
+    "passed_at": 1.0,
+    "session": 1,
 }
 SESSION: dict[str, Any] = {"pid": 1, "opened_at": 1.0}
 
@@ -189,6 +191,9 @@ WRONG = [
     # schedules
     ("durable_schedule", {"missed": "some"}, "the policy is one of three"),
     ("durable_schedule", {"name": ""}, "a schedule has a name"),
+    ("durable_schedule", {"workflow": ""}, "a schedule has a workflow"),
+    ("durable_schedule", {"passed_at": None}, "it begins somewhere"),
+    ("durable_schedule", {"timeout": -1.0}, "no span of a workflow is negative"),
     ("durable_schedule", {"paused": 2}, "yes or no"),
 ]
 
@@ -271,6 +276,8 @@ def test_the_number_of_a_deleted_run_is_never_used_again(connection: sqlite3.Con
 # Scans that are meant, by the function that makes them.
 ALLOWED = {
     "workflows.release_all": "goes over the partial index that holds unfinished runs only",
+    "schedules.everything": "goes over all schedules, which are as many as the program declares",
+    "schedules.find": "names the schedules that there are, where there is none of the name",
     "queues.names": "goes over the queues, of which there are a handful",
     "queues.with_work": "goes over the queues, too",
     "migrations._refuse_strangers": "counts the tables of a file that is not known yet",

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -12,6 +17,7 @@ from durable.testing import TestEngine, crashes, orders, replay, strict
 
 backup_example = pytest.importorskip("examples.backup")
 checkout_example = pytest.importorskip("examples.checkout")
+mirror_example = pytest.importorskip("examples.mirror")
 
 Ledger = dict[str, str]
 
@@ -104,3 +110,58 @@ def test_no_crash_breaks_the_backup(tmp_path: Path) -> None:
         assert (target / "folder" / "two.txt").read_text() == "two"
 
     assert crashes(program).places >= 14
+
+
+class Shelf(SimpleHTTPRequestHandler):
+    """Serves a folder, and counts what it is asked for."""
+
+    asked: ClassVar[Counter[str]] = Counter()
+
+    def do_GET(self) -> None:
+        self.asked[self.path] += 1
+        super().do_GET()
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of a server of two files, and of a list of them and of one that is not there."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    folder = tmp_path / "shelf"
+    folder.mkdir()
+    (folder / "one").write_text("one")
+    (folder / "two").write_text("two")
+    (folder / "list.txt").write_text("one\ntwo\nthree\n")
+    Shelf.asked.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Shelf, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/list.txt"
+        server.shutdown()
+        thread.join()
+
+
+def mirrors(engine: TestEngine, source: str, workers: int) -> None:
+    """Mirrors the shelf, as the command does."""
+    target = engine.path.parent / "target"
+    mirror_example.settings.workers = workers
+    handle = mirror_example.mirror.options(id="mirror").start(source, target)
+    assert handle.event("files") == 3
+    assert sorted(handle.stream("fetched")) == [3, 3]
+    summary = handle.result()
+    assert (summary.files, summary.size, len(summary.missing)) == (2, 6, 1)
+    assert sorted(path.read_text() for path in target.iterdir()) == ["one", "two"]
+
+
+def test_no_crash_breaks_the_mirror(shelf: str) -> None:
+    """Wherever it dies, the mirror is whole in the end, and at most one thing is asked twice."""
+    report = crashes(partial(mirrors, source=shelf, workers=1))
+    assert report.places >= 20
+    assert Shelf.asked.total() <= 4 * (2 + report.places) + report.places
+
+
+def test_no_order_breaks_the_mirror(shelf: str) -> None:
+    """Nor does any order of its workers."""
+    orders(partial(mirrors, source=shelf, workers=3), runs=20)
