@@ -289,7 +289,8 @@ class Engine(Client):
     def close(self, timeout: float | timedelta | None = None) -> None:
         """Wait until nothing is running, `timeout` seconds at most, then stop and close the file.
 
-        None waits without end, and 0 not at all. What was running then is unfinished and goes on
+        None waits without end, and 0 not at all. What queues can start runs too; what is delayed
+        stays in its queue for the next start. What was running then is unfinished and goes on
         when an engine opens the file again. Ctrl-C while it waits stops at once. May be called
         twice, and again where it was interrupted. A thread that is stuck in the code of a step is
         left to itself: what it still does is not recorded.

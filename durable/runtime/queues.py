@@ -304,8 +304,8 @@ class Queues:
                 recovery.block(host, state, missing or "")
                 return
             run = recovery.make_run(host, spec, state, state.epoch, records)
-            host.runs.add(run)
             try:
+                host.runs.add(run)
                 if host.cancels != cancels and not self._is_current(run):
                     run.stop()  # cancelled before we had it
                 if run.spec.is_async:
@@ -313,9 +313,10 @@ class Queues:
                 else:
                     self.workers.give(run)
                 run.thread = None
-            except BaseException as error:
-                run.stop(error)
-                host.runs.remove(run)
+            except BaseException:
+                if self.workers.withdraw(run):
+                    host.runs.remove(run)
+                    host.runs.cannot_begin(run.id)
                 raise
         except EngineClosed:
             pass  # the next engine takes it up
@@ -339,7 +340,7 @@ class Queues:
         host = self._host
         for state in host.database.read(partial(queues.held, queue=queue, holder=host.session)):
             if not host.runs.has(state.id):
-                host.runs.blame(state.id, KeyboardInterrupt())
+                host.runs.cannot_begin(state.id)
                 recovery.take_up_if_loose(host, state.id)
         self.notice(queue)
 

@@ -210,7 +210,7 @@ def _is_in_hands(host: Host, state: State) -> bool:
     One of a queue begins after the commit that takes it from there; it is left alone unless it is
     known to have stopped.
     """
-    about_to_begin = state.queue is not None and host.runs.failure_of(state.id) is None
+    about_to_begin = state.queue is not None and not host.runs.is_stopped(state.id)
     return about_to_begin or host.runs.has(state.id)
 
 

@@ -164,12 +164,14 @@ class Runs:
         self._hurried = False
         self._held: dict[str, str] = {}
         self._failures: dict[str, BaseException] = {}
+        self._lost: set[str] = set()
 
     def add(self, run: Run) -> None:
         """The run is in the hands of this process."""
         with self._mutex:
             self._active.setdefault(run.id, []).append(run)
             self._failures.pop(run.id, None)
+            self._lost.discard(run.id)
 
     def remove(self, run: Run) -> None:
         """The run is no longer in the hands of this process; harmless if it is gone already."""
@@ -221,10 +223,15 @@ class Runs:
         with self._mutex:
             return self._failures.get(workflow_id)
 
-    def blame(self, workflow_id: str, failure: BaseException) -> None:
-        """The workflow stopped without an outcome before its run was among these."""
+    def cannot_begin(self, workflow_id: str) -> None:
+        """The workflow, which the file says is in our hands, could not begin here."""
         with self._mutex:
-            self._failures[workflow_id] = failure
+            self._lost.add(workflow_id)
+
+    def is_stopped(self, workflow_id: str) -> bool:
+        """Whether the workflow is known to have stopped here without an outcome."""
+        with self._mutex:
+            return workflow_id in self._lost or workflow_id in self._failures
 
     def forgive(self, workflow_id: str) -> None:
         """The workflow goes on: why its last run stopped is told no more."""
