@@ -237,7 +237,7 @@ def test_a_daily_job_in_all_zones_at_all_their_changes() -> None:
 @pytest.mark.slow
 def test_no_zone_changes_twice_within_the_hop_of_the_search() -> None:
     """What `durable.zones` relies on to find every change."""
-    times = range(at("1970-01-01"), at("2030-01-01"), HOP // 4)
+    times = range(at("2000-01-01"), at("2025-01-01"), HOP // 2)
     for zone in sorted(zoneinfo.available_timezones()):
         where = find_zone(zone)
         offsets = pairwise((moment, offset_at(where, moment)) for moment in times)
