@@ -13,7 +13,7 @@ from durable.clock import Clock, Thread
 T = TypeVar("T")
 
 # So many things are done at once before the loop looks after its other tasks.
-ACTIONS_AT_ONCE = 64
+ACTIONS_AT_ONCE = 32
 
 
 class OnLoop:
@@ -23,6 +23,33 @@ class OnLoop:
         self.loop = loop
         self._actions: deque[Callable[[], None]] = deque()
         self._called = False
+        self._begun = 0
+        self._turns: deque[asyncio.Future[None]] = deque()
+
+    async def take_turn(self) -> None:
+        """Let the loop look after its other tasks first, if many have had their turn by now.
+
+        For what takes its time on the loop: a thousand coroutines may want it at once.
+        """
+        if self._begun >= ACTIONS_AT_ONCE:
+            turn = self.loop.create_future()
+            self._turns.append(turn)
+            await turn
+            return
+        if not self._begun:
+            self.loop.call_soon(self._begin_turns)
+        self._begun += 1
+
+    def _begin_turns(self) -> None:
+        """The loop has looked after its other tasks: now some of those that wait."""
+        self._begun = 0
+        while self._turns and self._begun < ACTIONS_AT_ONCE:
+            turn = self._turns.popleft()
+            if not turn.done():  # cancelled
+                turn.set_result(None)
+                self._begun += 1
+        if self._begun:
+            self.loop.call_soon(self._begin_turns)
 
     def post(self, action: Callable[[], None]) -> None:
         """Have `action`, which must be quick and not raise, called on the loop soon."""
