@@ -5,24 +5,29 @@ Decorate functions as workflows and steps, and open an `Engine`. See the README 
 
 from durable.client import Client
 from durable.codec import JsonCodec, Opaque, PickleCodec
+from durable.debounce import Debouncer
 from durable.declare import map, register, run_step, step, transaction, workflow  # noqa: A004
 from durable.engine import Engine
 from durable.errors import (
     AlreadyRunning,
     CorruptFile,
+    Deduplicated,
     DuplicateName,
     DurableError,
     EngineClosed,
     EventNotSet,
     InvalidArgument,
+    InvalidCron,
     NewerSchema,
     NoEngine,
     NonDeterminism,
     NotADurableFile,
     NotAllowedHere,
     NotInWorkflow,
+    QueueNotFound,
     ReadOnlyFile,
     RemoteError,
+    ScheduleNotFound,
     SerializationError,
     StorageError,
     StorageFull,
@@ -53,9 +58,20 @@ from durable.ops import (
     wait,
     write_stream,
 )
-from durable.records import Cancellation, Current, Status, Step, StreamValue, Waited, Workflow
+from durable.queues import Queue, Rate
+from durable.records import (
+    Cancellation,
+    Current,
+    Schedule,
+    Status,
+    Step,
+    StreamValue,
+    Waited,
+    Workflow,
+)
 from durable.retry import Retry
 from durable.runtime.parallel import Future
+from durable.scheduling import schedule
 
 __all__ = [
     "AlreadyRunning",
@@ -63,6 +79,8 @@ __all__ = [
     "Client",
     "CorruptFile",
     "Current",
+    "Debouncer",
+    "Deduplicated",
     "DuplicateName",
     "DurableError",
     "Engine",
@@ -71,6 +89,7 @@ __all__ = [
     "Future",
     "Handle",
     "InvalidArgument",
+    "InvalidCron",
     "JsonCodec",
     "NewerSchema",
     "NoEngine",
@@ -80,9 +99,14 @@ __all__ = [
     "NotInWorkflow",
     "Opaque",
     "PickleCodec",
+    "Queue",
+    "QueueNotFound",
+    "Rate",
     "ReadOnlyFile",
     "RemoteError",
     "Retry",
+    "Schedule",
+    "ScheduleNotFound",
     "SerializationError",
     "Status",
     "Step",
@@ -109,6 +133,7 @@ __all__ = [
     "recv",
     "register",
     "run_step",
+    "schedule",
     "send",
     "set_event",
     "sleep",

@@ -45,11 +45,11 @@ def check_count(count: object, what: str, *, least: int = 1) -> int:
     return count
 
 
-def check_id(workflow_id: object) -> str:
-    """`workflow_id`, if it is a text of printable characters."""
-    text = check_text(workflow_id, "the id of a workflow")
+def check_id(identifier: object, what: str = "the id of a workflow") -> str:
+    """`identifier`, if it is a text of printable characters."""
+    text = check_text(identifier, what)
     if not text.isprintable():
-        raise InvalidArgument(f"the id of a workflow is of printable characters, not {text!r}")
+        raise InvalidArgument(f"{what} is of printable characters, not {text!r}")
     return text
 
 

@@ -5,6 +5,7 @@ Inside durable a span is a ``float`` of seconds and a moment a ``float`` of seco
 
 from __future__ import annotations
 
+import asyncio
 import math
 import threading
 import time
@@ -17,6 +18,10 @@ from durable.errors import InvalidArgument
 # A wait on the system's monotonic clock does not see the laptop sleep, nor somebody setting the
 # wall clock. So a wait with a deadline looks at the wall clock at least this often.
 LOOK_AGAIN = 60.0
+
+# A signal that comes between Python's last look for one and the system's wait does not end the
+# wait. So the main thread, where signals are handled, looks again this often.
+LOOK_FOR_SIGNALS = 1.0
 
 
 class Thread(Protocol):
@@ -51,8 +56,15 @@ class Clock(Protocol):
         Whoever makes `ready` true holds `condition` while doing so and notifies it.
         """
 
-    def spawn(self, name: str, target: Callable[[], None]) -> Thread:
-        """Run `target` in a new thread called `name` that does not keep the process alive."""
+    def spawn(self, name: str, target: Callable[[], None], *, background: bool = False) -> Thread:
+        """Run `target` in a new thread called `name` that does not keep the process alive.
+
+        What a `background` thread waits for is nothing that the program waits for: a clock that
+        jumps does not jump on its account alone. Only schedules ask for one.
+        """
+
+    def event_loop(self) -> asyncio.AbstractEventLoop:
+        """A new event loop whose time is this clock's, to be run in a thread that it spawned."""
 
 
 class SystemClock:
@@ -62,27 +74,33 @@ class SystemClock:
 
     def now(self) -> float:
         """The wall clock's moment, in whole microseconds as a ``datetime`` has them."""
-        return round(time.time(), 6)
+        return time.time_ns() // 1_000 / 1_000_000  # round() takes twenty times as long
 
     def wait(
         self, condition: threading.Condition, ready: Callable[[], bool], deadline: float | None
     ) -> bool:
         """Wait as `Clock.wait` says; a deadline is a moment of the wall clock."""
+        on_main = threading.current_thread() is threading.main_thread()
+        look_again = LOOK_FOR_SIGNALS if on_main else LOOK_AGAIN
         while not ready():
             if deadline is None:
-                condition.wait()
+                condition.wait(look_again if on_main else None)
                 continue
             remaining = deadline - time.time()
             if remaining <= 0:
                 return False
-            condition.wait(min(remaining, LOOK_AGAIN))
+            condition.wait(min(remaining, look_again))
         return True
 
-    def spawn(self, name: str, target: Callable[[], None]) -> Thread:
+    def spawn(self, name: str, target: Callable[[], None], *, background: bool = False) -> Thread:
         """Start a daemon thread: a program that forgets to close its engine can still end."""
         thread = threading.Thread(target=target, name=name, daemon=True)
         thread.start()
         return thread
+
+    def event_loop(self) -> asyncio.AbstractEventLoop:
+        """The ordinary one."""
+        return asyncio.new_event_loop()
 
 
 def seconds(span: float | timedelta, what: str) -> float:

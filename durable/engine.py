@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import contextlib
 import os
@@ -17,15 +18,17 @@ from durable.checks import check_optional_text, check_texts
 from durable.client import Client
 from durable.clock import Clock, optional_seconds
 from durable.codec import Codec
-from durable.declare import WorkflowFunction
+from durable.declare import DeclaredWorkflow
 from durable.errors import DurableError, EngineClosed, InvalidArgument, NotAllowedHere
 from durable.handle import Handle
 from durable.records import Workflow
-from durable.runtime import context, recovery
+from durable.runtime import context, lanes, recovery
 from durable.runtime.hooks import Hooks
 from durable.runtime.host import Host, log
+from durable.runtime.queues import Queues
 from durable.runtime.registry import registry
 from durable.runtime.runs import Runs
+from durable.runtime.scheduler import Scheduler
 from durable.runtime.timers import Timers
 from durable.runtime.waiting import Waiting
 from durable.runtime.watcher import Watcher
@@ -49,8 +52,9 @@ class Engine(Client):
     `synchronous`: with ``"full"`` a power cut loses nothing that was recorded; with ``"normal"`` a
     process crash loses nothing, and a power cut at most the last moments. `recover`: ``"auto"``
     takes up all unfinished workflows when it opens, ``"manual"`` waits for `recover`, a predicate
-    on `Workflow` chooses. `version` is kept with each run that begins. ``":memory:"`` is a file
-    that is gone when the engine closes.
+    on `Workflow` chooses. `version` is kept with each run that begins. With ``schedules=False``
+    no moment of a schedule begins a run. ``":memory:"`` is a file that is gone when the engine
+    closes.
 
         with Engine("shop.db") as engine:
             handle = engine.start(checkout, "17")
@@ -67,6 +71,7 @@ class Engine(Client):
         synchronous: Literal["full", "normal"] = "full",
         recover: Recover = "auto",
         version: str | None = None,
+        schedules: bool = True,
         codec: Codec | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -76,16 +81,22 @@ class Engine(Client):
         if recover not in ("auto", "manual") and not callable(recover):
             raise InvalidArgument(f"recover is 'auto', 'manual' or a predicate, not {recover!r}")
         check_optional_text(version, "the version of an engine", empty=True)
+        if not isinstance(schedules, bool):
+            raise InvalidArgument(f"schedules is True or False, not {schedules!r}")
         self._synchronous = synchronous
         self._recover = recover
         self._version = version
+        self._fires = schedules
+        self._scheduler: Scheduler
         self._hooks = Hooks()
         self._host: Host | None = None
         self._watcher: Watcher | None = None
+        self._waiting_queues: list[str] = []
         self._lock = FileLock(self._path)
         self._mutex = threading.Lock()
 
     def __enter__(self) -> Engine:
+        context.find_scope("with Engine(…)")  # which would block an event loop when it is left
         return self.open()
 
     def __exit__(
@@ -100,10 +111,31 @@ class Engine(Client):
             self.close(timeout=0)  # what it had not finished
             raise
 
+    async def __aenter__(self) -> Engine:
+        """Open it, and run async workflows on the loop of the calling program."""
+        if not self._clock.real:
+            raise InvalidArgument(
+                "a virtual clock has an event loop of its own: use `with`, and start the async "
+                "workflows from there"
+            )
+        return self._open_with(lanes.use_running_loop)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose(timeout=None if error is None else 0)
+
     # ------------------------------------------------------------------ opening
 
     def open(self) -> Engine:
         """Own the file, make it if there is none, and take up what is unfinished."""
+        return self._open_with(lambda host: None)
+
+    def _open_with(self, prepare: Callable[[Host], None]) -> Engine:
+        """Open it; `prepare` is called before the first workflow runs."""
         opening = False
         try:
             with self._mutex:
@@ -111,7 +143,7 @@ class Engine(Client):
                     raise InvalidArgument(f"this engine on {self._path} is open already")
                 opening = True
                 self._host = self._make_host()
-                self._open_host(self._host)
+                self._open_host(self._host, prepare)
         except BaseException:
             if opening:
                 self._stop()
@@ -139,13 +171,15 @@ class Engine(Client):
             self._hooks,
             self._version,
         )
-        host.on_start = lambda workflow_id: host.spawn_task(
-            f"durable start {workflow_id}", partial(self._take_up, host, workflow_id)
+        host.queues = Queues(host)
+        self._scheduler = Scheduler(host, fires=self._fires)
+        host.on_start = lambda ids: host.spawn_task(
+            f"durable start {ids[0]}", partial(recovery.take_up_all_loose, host, ids)
         )
         self._watcher = Watcher(host) if self._path != MEMORY and clock.real else None
         return host
 
-    def _open_host(self, host: Host) -> None:
+    def _open_host(self, host: Host, prepare: Callable[[Host], None]) -> None:
         _watch_forks()
         if self._path != MEMORY:
             check_file(self._path, create=True)
@@ -153,25 +187,37 @@ class Engine(Client):
         host.database.open()
         if self._watcher is not None:
             self._watcher.look()
-        host.session = host.database.write("open", self._open_session)
+        opened = host.database.write("open", self._open_session)
+        host.session, self._waiting_queues = opened
         self._file = host
+        self._scheduler.declare()
         if self._watcher is not None:
             self._watcher.start()
+        prepare(host)
         context.host_opened(host)
         registry.listen(self._declared)
         atexit.register(self._close_at_exit)
         _engines.append(self)
         if self._recover != "manual":
             self._sweep_in_background(host)
+        self._scheduler.start()
 
-    def _open_session(self, tx: Any) -> int:
-        return workflows.open_session(
+    def _open_session(self, tx: Any) -> tuple[int, list[str]]:
+        session = workflows.open_session(
             tx, pid=os.getpid(), version=self._version, now=self._clock.now()
         )
+        assert self._host is not None
+        return session, self._queues_of(self._host).declare(tx)
 
     def _sweep_in_background(self, host: Host) -> None:
         wanted = self._wanted()
         host.spawn_task("durable recovery", lambda: recovery.sweep(host, wanted))
+        self._queues_of(host).notice_all(self._waiting_queues)
+
+    @staticmethod
+    def _queues_of(host: Host) -> Queues:
+        assert isinstance(host.queues, Queues)
+        return host.queues
 
     def _wanted(self) -> recovery.Wanted | None:
         predicate = self._recover
@@ -185,16 +231,21 @@ class Engine(Client):
 
     def _declared(self) -> None:
         host = self._host
-        if host is not None and host.blocked:
+        if host is None:
+            return
+        self._queues_of(host).declare_new()
+        if host.blocked:
             host.spawn_task("durable recovery", partial(recovery.retry_blocked, host))
+        if host is not None:
+            self._scheduler.declared()
 
     # ------------------------------------------------------------------ running
 
-    def run(self, wf: WorkflowFunction[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    def run(self, wf: DeclaredWorkflow[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a workflow on this thread, and return its result."""
         return _checked(wf)._run_on(self._open_engine(), *args, **kwargs)
 
-    def start(self, wf: WorkflowFunction[P, R], *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+    def start(self, wf: DeclaredWorkflow[P, R], *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """Run a workflow in the background; it is on the disk when this returns."""
         return _checked(wf)._start_on(self._open_engine(), *args, **kwargs)
 
@@ -212,6 +263,7 @@ class Engine(Client):
             wanted = list(check_texts(ids, "the ids to recover"))
         for workflow_id in wanted:
             self._take_up(host, workflow_id)
+        self._queues_of(host).notice_all()
         return [self.handle(workflow_id) for workflow_id in wanted]
 
     def serve(self) -> None:
@@ -220,14 +272,16 @@ class Engine(Client):
         The one place where durable handles a signal, and only on the main thread.
         """
         host = self._open_engine()
-        previous = None
         main = threading.current_thread() is threading.main_thread()
-        if main:
-            previous = signal.signal(signal.SIGTERM, _interrupt)
+        previous = signal.getsignal(signal.SIGTERM)
         try:
-            with contextlib.suppress(KeyboardInterrupt), host.waiting.listen(CLOSED) as listener:
+            if main:
+                signal.signal(signal.SIGTERM, _interrupt)
+            with host.waiting.listen(CLOSED) as listener:
                 while not host.stopping:
                     listener.wait(None)
+        except KeyboardInterrupt:
+            pass
         finally:
             if main:
                 signal.signal(signal.SIGTERM, previous)
@@ -253,15 +307,52 @@ class Engine(Client):
         host = self._host
         if host is None or _is_inherited(host):
             return
-        scope = context.find_scope("close")
-        if scope is not None and scope.host is host:
-            raise NotAllowedHere("a workflow cannot close the engine that runs it")
+        context.find_scope("close")
+        self._refuse_in_workflow(host)
         try:
             if seconds is None or seconds > GRACE:
                 deadline = None if seconds is None else self._clock.now() + seconds - GRACE
                 self._wait_until_idle(host, deadline)
         finally:
             self._stop()
+
+    async def aclose(self, timeout: float | timedelta | None = None) -> None:
+        """`close`, for a program with an event loop: its coroutines go on until they are stopped.
+
+        Cancelled while it waits, it stops at once.
+        """
+        host = self._host
+        if host is None:
+            return
+        self._refuse_in_workflow(host)
+        signal = host.on_loop().signal()
+        errors = []
+
+        def close() -> None:
+            try:
+                self.close(timeout)
+            except BaseException as error:
+                errors.append(error)
+            finally:
+                signal.give()
+
+        thread = self._clock.spawn("durable close", close)
+        try:
+            await signal.wait()
+        except asyncio.CancelledError:
+            host.runs.hurry()
+            await signal.wait_through()
+            raise
+        finally:
+            thread.join()
+        for error in errors:
+            raise error
+
+    @staticmethod
+    def _refuse_in_workflow(host: Host) -> None:
+        scope = context.find_scope("close", blocks=False)
+        if scope is not None and scope.host is host:
+            raise NotAllowedHere("a workflow cannot close the engine that runs it")
 
     def _wait_until_idle(self, host: Host, deadline: float | None) -> None:
         speak_at = self._clock.now() + SAY_WHAT_IT_WAITS_FOR_AFTER
@@ -306,13 +397,15 @@ class Engine(Client):
         for run in host.runs.all():
             host.stop(run, host.closed_error())
         host.runs.wait_stopped(GRACE)
+        lanes.leave_loop(host, GRACE)
         host.timers.close()
+        self._queues_of(host).close()
         if self._watcher is not None:
             self._watcher.close()
         self._close_session(host)
         host.database.close()
         host.waiting.notify_all()
-        host.join(GRACE)
+        host.threads.close(GRACE)
         self._lock.release()
         atexit.unregister(self._close_at_exit)
         if self in _engines:
@@ -336,8 +429,8 @@ class Engine(Client):
         self.close(timeout=0)
 
 
-def _checked(wf: WorkflowFunction[P, R]) -> WorkflowFunction[P, R]:
-    if not isinstance(wf, WorkflowFunction):
+def _checked(wf: DeclaredWorkflow[P, R]) -> DeclaredWorkflow[P, R]:
+    if not isinstance(wf, DeclaredWorkflow):
         raise InvalidArgument(f"{wf!r} is not a workflow: decorate the function with @workflow")
     return wf
 

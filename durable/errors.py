@@ -2,15 +2,19 @@
 
     DurableError
     ├── InvalidArgument         (also ValueError)  an id, span, moment or function of no use
+    │   └── InvalidCron         a cron expression that cannot be understood
     ├── DuplicateName           two different functions declared under one name
     ├── SerializationError      (also TypeError)  a value that would not come back as it was
     ├── RemoteError             stands for a recorded exception whose class is gone
     ├── WaitTimeout             (also TimeoutError)  nothing came within the time given
     ├── EventNotSet             the workflow ended without setting the event
     ├── WorkflowNotFound        (also LookupError)  no workflow has this id
+    ├── ScheduleNotFound        (also LookupError)  no schedule has this name
     ├── WorkflowCancelled       the workflow was cancelled, or its deadline passed
     ├── WorkflowConflict        another workflow has the id, or its state forbids this
     ├── WorkflowDead            the workflow brought its process down too often
+    ├── Deduplicated            a run waits or runs in the queue under the same dedup
+    ├── QueueNotFound           (also LookupError)  no queue has this name
     ├── NonDeterminism          the code asks for another step than the recorded one
     ├── NotInWorkflow           called outside a workflow
     ├── NotAllowedHere          called in a step, or on a thread that is not the workflow's
@@ -39,6 +43,34 @@ class InvalidArgument(DurableError, ValueError):
 
     Raised before anything is written.
     """
+
+
+class InvalidCron(InvalidArgument):
+    """A cron expression cannot be understood; raised where the schedule is declared.
+
+    `field` is the one that is wrong (None if it is all of them), and `place` where the faulty part
+    of it begins and ends in `expression`. `allowed` says what may stand there.
+    """
+
+    def __init__(
+        self,
+        expression: str,
+        field: str | None,
+        reason: str,
+        place: tuple[int, int] | None,
+        allowed: str,
+    ) -> None:
+        super().__init__(expression, field, reason, place, allowed)
+        self.expression, self.field, self.reason = expression, field, reason
+        self.place, self.allowed = place, allowed
+
+    def __str__(self) -> str:
+        field = "" if self.field is None else f"in the {self.field}, "
+        lines = [f"the cron expression {self.expression!r} cannot be used: {field}{self.reason}"]
+        if self.place is not None:
+            start, end = self.place
+            lines += [f"    {self.expression}", f"    {' ' * start}{'^' * (end - start)}"]
+        return "\n".join([*lines, self.allowed] if self.allowed else lines)
 
 
 class DuplicateName(DurableError):
@@ -132,6 +164,18 @@ class WorkflowNotFound(DurableError, LookupError):
         return f"there is no workflow {self.workflow_id!r} in this file"
 
 
+class ScheduleNotFound(DurableError, LookupError):
+    """No schedule in this file has the name; `known` are those that it has."""
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(name, known)
+        self.name, self.known = name, known
+
+    def __str__(self) -> str:
+        there = f"it has {', '.join(map(repr, self.known))}" if self.known else "it has none"
+        return f"there is no schedule {self.name!r} in this file: {there}"
+
+
 class WorkflowCancelled(DurableError):
     """The workflow whose result was asked for was cancelled, or its deadline passed.
 
@@ -170,6 +214,42 @@ class WorkflowDead(DurableError):
             f"workflow {self.workflow_id!r} was given up: it was recovered {self.recoveries} times "
             "and each time the process died before its next checkpoint; mend the cause, "
             f"then resume({self.workflow_id!r})"
+        )
+
+
+class Deduplicated(DurableError):
+    """A run that waits or runs in the queue has the same `dedup`; `workflow_id` is its id.
+
+    Once that run has ended, the same `dedup` is free again. In the body of a workflow this is
+    recorded, and raised again at the same place on every replay.
+    """
+
+    def __init__(self, queue: str, dedup: str, workflow_id: str) -> None:
+        super().__init__(queue, dedup, workflow_id)
+        self.queue, self.dedup, self.workflow_id = queue, dedup, workflow_id
+
+    def __str__(self) -> str:
+        return (
+            f"queue {self.queue!r} has {self.dedup!r} already: workflow {self.workflow_id!r} "
+            "waits or runs under it"
+        )
+
+
+class QueueNotFound(DurableError, LookupError):
+    """No program has declared a queue of this name on the file; `known` are those that there are.
+
+    A queue is known once an engine has opened the file in a program that declares it.
+    """
+
+    def __init__(self, name: str, known: tuple[str, ...]) -> None:
+        super().__init__(name, known)
+        self.name, self.known = name, known
+
+    def __str__(self) -> str:
+        shown = ", ".join(map(repr, self.known)) or "none"
+        return (
+            f"there is no queue {self.name!r} in this file (there is {shown}): declare it with "
+            f"durable.Queue({self.name!r}) in the program whose engine runs the file"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from datetime import timedelta
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar, overload
@@ -11,9 +11,9 @@ from durable.clock import optional_seconds
 from durable.records import Cancellation, Step, StreamValue, Workflow
 from durable.runtime import children as acting
 from durable.runtime import events, messages, streams
-from durable.runtime.checkpoint import Flow, actor, drive
-from durable.runtime.context import Scope, find_scope
+from durable.runtime.context import Scope, async_scope, find_scope
 from durable.runtime.file import File
+from durable.runtime.flows import Flow, actor, drive, perform
 from durable.runtime.messages import MISSING
 from durable.store import queries
 
@@ -28,7 +28,7 @@ class Handle(Generic[R]):
     """
 
     def __init__(self, file: File, workflow_id: str) -> None:
-        self._file = file
+        self.file = file
         self.id = workflow_id
 
     def __repr__(self) -> str:
@@ -42,19 +42,29 @@ class Handle(Generic[R]):
         """
         seconds = optional_seconds(timeout, "the timeout of result")
         scope = self._scope("result")
-        flow: Flow[R] = acting.result(self._file, scope, self.id, seconds)
+        flow: Flow[R] = acting.result(self.file, scope, self.id, seconds)
         return self._drive(flow, scope)
+
+    def __await__(self) -> Generator[Any, None, R]:
+        """`result`, for coroutines; to stop waiting leaves the workflow alone."""
+        scope = async_scope("await handle")
+        scope = scope if scope is not None and scope.host is self.file else None
+
+        def call(scope: Scope | None) -> Flow[R]:
+            return acting.result(self.file, scope, self.id, None)
+
+        return perform(self.file, scope, call).__await__()
 
     def info(self) -> Workflow:
         """The workflow as the file has it now."""
-        return self._file.database.read(
-            partial(queries.workflow, workflow_id=self.id, codec=self._file.codec)
+        return self.file.database.read(
+            partial(queries.workflow, workflow_id=self.id, codec=self.file.codec)
         )
 
     def steps(self) -> list[Step]:
         """What it has recorded so far, in the order of the numbers."""
-        return self._file.database.read(
-            partial(queries.steps, workflow_id=self.id, codec=self._file.codec)
+        return self.file.database.read(
+            partial(queries.steps, workflow_id=self.id, codec=self.file.codec)
         )
 
     def send(
@@ -62,7 +72,7 @@ class Handle(Generic[R]):
     ) -> None:
         """Send it a message; see `durable.send`."""
         scope = self._scope("send")
-        flow = messages.send(self._file, scope, self.id, message, topic, idempotency_key)
+        flow = messages.send(self.file, scope, self.id, message, topic, idempotency_key)
         self._drive(flow, scope)
 
     def event(
@@ -70,12 +80,12 @@ class Handle(Generic[R]):
     ) -> Any:
         """The value of its event, once it is set; see `durable.get_event`."""
         scope = self._scope("event")
-        flow = events.get_event(self._file, scope, self.id, key, timeout, default)
+        flow = events.get_event(self.file, scope, self.id, key, timeout, default)
         return self._drive(flow, scope)
 
     def events(self) -> dict[str, Any]:
         """All events that it has set, with their last values."""
-        return events.all_events(self._file, self.id)
+        return events.all_events(self.file, self.id)
 
     @overload
     def stream(
@@ -110,7 +120,7 @@ class Handle(Generic[R]):
         """
         scope = self._scope("stream")
         reader = streams.LiveReader if live else streams.Reader
-        return iterate(reader(self._file, scope, self.id, key, start, timeout), scope)
+        return iterate(reader(self.file, scope, self.id, key, start, timeout), scope)
 
     def cancel(self, *, children: bool = True) -> Cancellation:
         """Stop it for good, with the workflows that it started unless `children` is false.
@@ -119,7 +129,7 @@ class Handle(Generic[R]):
         has recorded stays, and `resume` makes it go on.
         """
         scope = self._scope("cancel")
-        return self._drive(acting.cancel(self._file, scope, self.id, children=children), scope)
+        return self._drive(acting.cancel(self.file, scope, self.id, children=children), scope)
 
     def resume(self) -> None:
         """Have it go on from its last checkpoint, after a cancel, a passed deadline or DEAD.
@@ -127,7 +137,7 @@ class Handle(Generic[R]):
         WorkflowConflict if it is not stopped. Children that its cancel stopped go on too.
         """
         scope = self._scope("resume")
-        self._drive(acting.resume(self._file, scope, self.id), scope)
+        self._drive(acting.resume(self.file, scope, self.id), scope)
 
     def fork(self, *, step: int | None = None, id: str | None = None) -> Handle[R]:  # noqa: A002
         """Start a copy that has the steps before number `step`, or none, and goes on from there.
@@ -135,16 +145,16 @@ class Handle(Generic[R]):
         It has the events as of that step, and every message that was not yet received then.
         """
         scope = self._scope("fork")
-        flow = acting.fork(self._file, scope, self.id, step, id)
-        return Handle(self._file, self._drive(flow, scope))
+        flow = acting.fork(self.file, scope, self.id, step, id)
+        return Handle(self.file, self._drive(flow, scope))
 
     def _scope(self, name: str) -> Scope | None:
         """The calling workflow, where it belongs to the same file."""
         scope = find_scope(f"Handle.{name}")
-        return scope if scope is not None and scope.host is self._file else None
+        return scope if scope is not None and scope.host is self.file else None
 
     def _drive(self, flow: Flow[T], scope: Scope | None) -> T:
-        return drive(flow, actor(self._file, scope))
+        return drive(flow, actor(self.file, scope))
 
 
 def iterate(reader: streams.Reader, scope: Scope | None) -> Iterator[Any]:

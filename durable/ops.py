@@ -15,8 +15,8 @@ from durable.handle import Handle, iterate
 from durable.records import Current, Waited
 from durable.runtime import children, events, messages, streams, values
 from durable.runtime import sleep as sleeping
-from durable.runtime.checkpoint import actor, drive
 from durable.runtime.context import body_scope, current_host, find_scope
+from durable.runtime.flows import actor, drive
 from durable.runtime.messages import MISSING
 from durable.runtime.parallel import Future
 
@@ -145,12 +145,12 @@ def now() -> datetime:
 
 def random() -> _random.Random:
     """The workflow's own random numbers: seeded from its id, so the same on every replay."""
-    return body_scope("random").run.random
+    return body_scope("random", blocks=False).run.random
 
 
 def uuid4() -> _uuid.UUID:
     """A random id, seeded from the workflow's: the same on every replay."""
-    return values.uuid4(body_scope("uuid4"))
+    return values.uuid4(body_scope("uuid4", blocks=False))
 
 
 def gather(*awaited: Future[R] | Handle[R]) -> list[R]:
@@ -212,7 +212,7 @@ def patched(name: str) -> bool:
 
 def current() -> Current:
     """The workflow and the step that are being run; NotInWorkflow outside."""
-    scope = find_scope("current")
+    scope = find_scope("current", blocks=False)
     if scope is None:
         raise NotInWorkflow("current")
     return scope.current()
@@ -223,7 +223,7 @@ def step_key() -> str:
 
     To be handed to outside services as their idempotency key. NotInWorkflow outside a step.
     """
-    scope = find_scope("step_key")
+    scope = find_scope("step_key", blocks=False)
     if scope is None or scope.step is None:
         raise NotInWorkflow("step_key")
     return f"{scope.run.id}/{scope.step.place}"
@@ -233,14 +233,14 @@ class _ReplayLogger(logging.LoggerAdapter[logging.Logger]):
     """Silent while a workflow replays; `extra` has its id as ``workflow_id``."""
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - the name is logging's
-        scope = find_scope("logger")
+        scope = find_scope("logger", blocks=False)
         replaying = scope is not None and scope.step is None and scope.run.replaying
         return not replaying and super().isEnabledFor(level)
 
     def process(
         self, msg: Any, kwargs: MutableMapping[str, Any]
     ) -> tuple[Any, MutableMapping[str, Any]]:
-        scope = find_scope("logger")
+        scope = find_scope("logger", blocks=False)
         extra = dict(kwargs.get("extra") or {})
         extra["workflow_id"] = None if scope is None else scope.run.id
         return msg, {**kwargs, "extra": extra}

@@ -67,6 +67,13 @@ class Workflow:
     version: str | None
     """The `version` of the engine that started it."""
     tags: tuple[str, ...]
+    queue: str | None
+    """The queue that it is of, with the options that it was enqueued with."""
+    priority: int | None
+    dedup: str | None
+    partition: str | None
+    delay_until: datetime | None
+    """Not to be started before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +85,10 @@ class Step:
     name: str
     """``module:qualname`` of the function, or ``durable.recv:topic`` and the like."""
     outcome: str | None
-    """``value``, ``error``, ``timeout``, or None while undecided (waiting, or to be retried)."""
+    """``value``, ``error``, ``timeout``, or None while undecided (waiting, or to be retried).
+
+    ``cancelled`` where an async workflow gave it up, as ``asyncio.timeout`` does.
+    """
     value: Any
     error: BaseException | None
     attempt: int
@@ -86,6 +96,27 @@ class Step:
     finished_at: datetime | None
     until_at: datetime | None
     """While undecided: the deadline of the wait, or the moment of the next attempt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """A schedule, as the file has it."""
+
+    name: str
+    workflow: str
+    """The name of the workflow that it runs."""
+    cron: str
+    tz: str
+    missed: str
+    """``skip``, ``latest`` or ``all``: which of the moments run that passed meanwhile."""
+    paused: bool
+    declared: bool
+    """Whether the program that opened the file last declares it; it does not run if its code is
+    gone."""
+    last_at: datetime | None
+    """The last moment that it began a run for."""
+    next_at: datetime | None
+    """The next moment; None where it is paused or its code is gone."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,12 @@ import pytest
 
 from durable import Engine
 from durable.runtime import context
+from durable.runtime.registry import registry
+
+# Nothing here asks what a power cut leaves, and to flush to a disk takes most of the time of many
+# tests. Where there is a folder in memory, they have their files there.
+if os.access("/dev/shm", os.W_OK):
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")
 
 
 @pytest.fixture
@@ -24,6 +31,12 @@ def engine(path: str) -> Iterator[Engine]:
     engine = Engine(path).open()
     yield engine
     engine.close(timeout=0)
+
+
+@pytest.fixture(autouse=True)
+def _only_the_schedules_of_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another module has declared does not fire in a test when its moment comes."""
+    monkeypatch.setattr(registry, "_schedules", {})
 
 
 @pytest.fixture(autouse=True)

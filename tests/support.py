@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
+import zoneinfo
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import pytest
 
 from durable import Engine
 
 PATIENCE = 20.0
 """Seconds after which a wait of a test has failed; never how long something is expected to take."""
+
+
+needs_zones = pytest.mark.skipif(
+    not zoneinfo.available_timezones(), reason="the system has no time zones: pip install tzdata"
+)
 
 
 class Gate:

@@ -16,10 +16,13 @@ PACKAGE = Path(durable.__file__).parent
 
 # From the ground up. A module may import those of its own level and of the levels below.
 LEVELS = [
-    {"errors", "checks", "records", "clock", "retry", "names", "codec", "cron"},
+    {"errors", "checks", "records", "clock", "retry", "names", "codec", "cron", "zones"},
     {"store"},
     {"runtime"},
-    {"handle", "client", "ops", "declare", "engine", "aio", ""},
+    {
+        *("handle", "client", "ops", "declare", "queues", "debounce", "scheduling"),
+        *("engine", "aio", ""),
+    },
     {"cli", "dashboard", "testing", "dbos"},
 ]
 
@@ -233,7 +236,12 @@ WAITS = {
     "self.listener.wait": "a Listener, which waits on its clock",
     "listener.wait": "a Listener",
     "super().wait": "of a Listener",
-    "children.wait": "a function: it waits for workflows, with a Listener",
+    "acting.wait": "a function: it waits for workflows, with a Listener",
+    "children.wait": "the same",
+    "asyncio.wait": "waits for tasks, which wait on their clock",
+    "signal.wait": "a Signal, waited for by a coroutine",
+    "self.wait": "of the same",
+    "self._waiter.wait": "waits on the virtual clock",
 }
 # Modules that measure themselves in real time, also under a virtual clock.
 MEASURE = {

@@ -12,6 +12,8 @@ from durable.codec.text import dump, parse, quote
 from durable.codec.writing import Writer
 from durable.errors import RemoteError
 
+_CONSTANTS = {"null": None, "true": True, "false": False}
+
 
 class JsonCodec:
     """The default: exact, readable in the ``sqlite3`` shell, safe to read from anyone's file."""
@@ -36,6 +38,8 @@ class JsonCodec:
 
     def decode(self, text: str) -> Any:
         """The value of `text`; nothing that it names is imported or called."""
+        if text in _CONSTANTS:  # as the results of most steps are
+            return _CONSTANTS[text]
         try:
             node = parse(text)
             return Reader().value(node) if '"$' in text else node

@@ -1,24 +1,22 @@
 """The checkpoint: was it recorded? Then that; otherwise do it, and record it in one write.
 
-Every durable call is a generator (a *flow*) that yields what it wants done: `Write`, `Read`, `Wait`
-or `Call`. `drive` does it on the thread that calls; a driver for coroutines would await the same.
+Written once, as flows, for plain and for async workflows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from durable.codec import Codec, decode_error, encode_error
-from durable.errors import DurableError, EngineClosed, StorageError
-from durable.runtime.context import Scope, StepCall, run_in_step
+from durable.errors import DurableError, StorageError
+from durable.runtime.context import Scope
 from durable.runtime.file import File
-from durable.runtime.waiting import Listener
+from durable.runtime.flows import Flow, Listen, Read, Wait, Write, carried
 from durable.store import steps, workflows
 from durable.store.database import Tx
 from durable.store.steps import ERROR, TIMEOUT, VALUE, Outcome, Place
-from durable.store.workflows import RunIsOver
 
 T = TypeVar("T")
 
@@ -27,182 +25,7 @@ T = TypeVar("T")
 NOTE_WAIT_AFTER = 1.0
 
 
-class Actor(Protocol):
-    """For whom a flow is driven: a `Scope` in a workflow, or `Outside`."""
-
-    @property
-    def file(self) -> File:
-        """Where it reads, writes and waits."""
-
-    @property
-    def stop_keys(self) -> tuple[str, ...]:
-        """What ends its waits, besides what it waits for."""
-
-    def check(self) -> None:
-        """Raise Stopped if it is to stop."""
-
-    def begin(self) -> None:
-        """A command is about to be done; Stopped where nothing may be done any more."""
-
-    def explain(self, error: Exception) -> BaseException:
-        """What to raise where the run is over, or the file failed."""
-
-
-class Outside(NamedTuple):
-    """Code that runs in no workflow, or for no step of one: nothing stops it."""
-
-    file: File
-    stop_keys: tuple[str, ...] = ()
-
-    def check(self) -> None:
-        """It has no run that might stop."""
-
-    def begin(self) -> None:
-        """It may do anything at any time."""
-
-    def explain(self, error: Exception) -> BaseException:
-        """The error itself."""
-        return error
-
-
-def actor(file: File, scope: Scope | None) -> Actor:
-    """The scope where there is one, else `Outside`."""
-    return Outside(file) if scope is None else scope
-
-
-class Command(Protocol):
-    """What a flow may ask its driver to do."""
-
-    def perform(self, actor: Actor) -> Any:
-        """Do it on the calling thread."""
-
-
-Flow = Generator[Command, Any, T]
-
-
-class Write(Generic[T]):
-    """Run `fn` in a transaction."""
-
-    __slots__ = ("fn", "label")
-
-    def __init__(self, label: str, fn: Callable[[Tx], T]) -> None:
-        self.label = label
-        self.fn = fn
-
-    def perform(self, actor: Actor) -> T:
-        """What `fn` returned; Stopped where the run, or anybody, cannot write any more."""
-        try:
-            return actor.file.database.write(self.label, self.fn)
-        except (RunIsOver, StorageError, EngineClosed) as error:
-            raise actor.explain(error) from None
-
-
-class Read(Generic[T]):
-    """Look at the file."""
-
-    __slots__ = ("fn",)
-
-    def __init__(self, fn: Callable[[Tx], T]) -> None:
-        self.fn = fn
-
-    def perform(self, actor: Actor) -> T:
-        """What `fn` returned; Stopped where the file cannot be read."""
-        try:
-            return actor.file.database.read(self.fn)
-        except (StorageError, EngineClosed) as error:
-            raise actor.explain(error) from None
-
-
-class Listen:
-    """Register under keys, to look and wait afterwards; gives the listener, a context manager."""
-
-    __slots__ = ("keys",)
-
-    def __init__(self, *keys: str) -> None:
-        self.keys = keys
-
-    def perform(self, actor: Actor) -> Listener:
-        """A listener for the calling thread."""
-        return actor.file.waiting.listen(*self.keys, *actor.stop_keys)
-
-
-class Wait:
-    """Wait until the listener is notified or the moment has come."""
-
-    __slots__ = ("deadline", "listener")
-
-    def __init__(self, listener: Listener, deadline: float | None) -> None:
-        self.listener = listener
-        self.deadline = deadline
-
-    def perform(self, actor: Actor) -> None:
-        """Wait; Stopped if that is why it ended."""
-        actor.check()
-        self.listener.wait(self.deadline)
-        actor.check()
-
-
-class Call(Generic[T]):
-    """Run the body of a step."""
-
-    __slots__ = ("fn", "scope", "step")
-
-    def __init__(self, scope: Scope, step: StepCall, fn: Callable[[], T]) -> None:
-        self.scope = scope
-        self.step = step
-        self.fn = fn
-
-    def perform(self, actor: Actor) -> T:
-        """What the body returned."""
-        return run_in_step(self.scope, self.step, self.fn)
-
-
-class Spawn:
-    """Have a flow driven beside this one."""
-
-    __slots__ = ("begin", "name", "scope")
-
-    def __init__(self, name: str, begin: Callable[[], Flow[None]], scope: Scope) -> None:
-        self.name = name
-        self.begin = begin
-        self.scope = scope
-
-    def perform(self, actor: Actor) -> None:
-        """Drive it on a thread of its own."""
-        self.scope.host.spawn(self.name, lambda: drive(self.begin(), self.scope))
-
-
-def drive(flow: Flow[T], actor: Actor) -> T:
-    """What the flow returns, when all that it asks for is done on the calling thread."""
-    try:
-        command = next(flow)
-        while True:
-            try:
-                actor.begin()
-                answer = command.perform(actor)
-            except BaseException as error:
-                command = flow.throw(error)
-            else:
-                command = flow.send(answer)
-    except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]
-    except Carried as carried:
-        raise carried.error from None
-
-
 # ---------------------------------------------------------------------- outcomes
-
-
-class Carried(Exception):
-    """Takes a StopIteration out of a flow: as it is, a generator would make it a RuntimeError."""
-
-    def __init__(self, error: StopIteration) -> None:
-        self.error = error
-
-
-def carried(error: BaseException) -> BaseException:
-    """The error, as a flow may raise it."""
-    return Carried(error) if isinstance(error, StopIteration) else error
 
 
 def settle(outcome: Outcome, codec: Codec) -> Any:
@@ -290,8 +113,11 @@ def awaited(
         elif note:
             if deadline is not None:
                 steps.postpone(tx, run.key, place, name, until_at=deadline, started_at=started_at)
-            waits_for = workflows.key_to_wait_for(keys)
-            workflows.set_waiting(tx, *run.key, waits_for=waits_for, wake_at=deadline)
+            if run.beside:  # others of the run may have something to do
+                workflows.set_waiting(tx, *run.key, waits_for=workflows.ANY_KEY, wake_at=None)
+            else:
+                waits_for = workflows.key_to_wait_for(keys)
+                workflows.set_waiting(tx, *run.key, waits_for=waits_for, wake_at=deadline)
         return outcome
 
     with (yield Listen(*keys)) as listener:

@@ -13,19 +13,11 @@ from durable.errors import (
     WorkflowNotFound,
 )
 from durable.records import Cancellation, Status
-from durable.runtime.checkpoint import (
-    Flow,
-    Read,
-    Subject,
-    Write,
-    awaited,
-    effect,
-    error_outcome,
-    settle,
-    wait_for,
-)
+from durable.runtime.blocking import warn_if_behind
+from durable.runtime.checkpoint import Subject, awaited, effect, error_outcome, settle, wait_for
 from durable.runtime.context import Scope
 from durable.runtime.file import File
+from durable.runtime.flows import Flow, Read, Write
 from durable.runtime.messages import MISSING, timed_out
 from durable.store import events, messages, steps, streams, workflows
 from durable.store.database import Tx
@@ -50,7 +42,7 @@ def result(file: File, scope: Scope | None, workflow_id: str, timeout: float | N
     """What the workflow returned, or raise what it raised; recorded in the body of a workflow."""
 
     def subject(tx: Tx) -> Subject:
-        return _end_of(tx, workflow_id)
+        return _end_of(tx, workflow_id, scope)
 
     if scope is not None and scope.step is None:
         outcome = yield from awaited(scope, f"durable.result:{workflow_id}", subject, timeout)
@@ -63,12 +55,14 @@ def result(file: File, scope: Scope | None, workflow_id: str, timeout: float | N
     return settle(outcome, file.codec)
 
 
-def _end_of(tx: Tx, workflow_id: str) -> Subject:
+def _end_of(tx: Tx, workflow_id: str, scope: Scope | None) -> Subject:
     try:
-        seq = workflows.find(tx, workflow_id).seq
+        state = workflows.find(tx, workflow_id)
     except WorkflowNotFound as error:
         missing = error_outcome(error)
         return Subject((), lambda tx, place: missing)
+    seq = state.seq
+    warn_if_behind(scope, tx, state)
 
     def find(tx: Tx, place: Place) -> Outcome | None:
         ending = workflows.ending(tx, seq)
@@ -104,7 +98,7 @@ def wait(
     """
 
     def subject(tx: Tx) -> Subject:
-        return _ends_of(tx, awaited_for, 1 if first else len(awaited_for))
+        return _ends_of(tx, awaited_for, 1 if first else len(awaited_for), scope)
 
     if scope is not None and scope.step is None:
         outcome = yield from awaited(scope, "durable.wait", subject, None)
@@ -116,16 +110,21 @@ def wait(
     return list(settle(outcome, file.codec))
 
 
-def _ends_of(tx: Tx, awaited_for: Sequence[str | Beside], wanted: int) -> Subject:
+def _ends_of(
+    tx: Tx, awaited_for: Sequence[str | Beside], wanted: int, scope: Scope | None
+) -> Subject:
     try:
-        numbers = {
-            index: workflows.find(tx, each).seq
+        states = {
+            index: workflows.find(tx, each)
             for index, each in enumerate(awaited_for)
             if isinstance(each, str)
         }
     except WorkflowNotFound as error:
         missing = error_outcome(error)
         return Subject((), lambda tx, place: missing)
+    for state in states.values():
+        warn_if_behind(scope, tx, state)
+    numbers = {index: state.seq for index, state in states.items()}
     beside = {i: each for i, each in enumerate(awaited_for) if not isinstance(each, str)}
 
     def find(tx: Tx, place: Place) -> Outcome | None:

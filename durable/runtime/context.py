@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -13,12 +15,19 @@ from typing import Any, TypeVar
 from durable.errors import NoEngine, NonDeterminism, NotAllowedHere, NotInWorkflow
 from durable.records import Current
 from durable.runtime.host import Host
+from durable.runtime.loops import Inside
 from durable.runtime.runs import Run, Stopped
-from durable.store.steps import Place, Record
+from durable.store import messages, steps
+from durable.store.database import Tx
+from durable.store.steps import CANCELLED, Place, Record
 from durable.store.workflows import RunIsOver
 
 T = TypeVar("T")
 PATCH = "durable.patched:"
+
+
+class WasCancelled(BaseException):
+    """The code of the workflow cancelled this call, and will do so again."""
 
 
 @dataclass
@@ -33,7 +42,7 @@ class StepCall:
 
 @dataclass
 class Scope:
-    """A piece of code that takes numbers in a run, on one thread."""
+    """A piece of code that takes numbers in a run: on one thread, or in one task."""
 
     host: Host
     run: Run
@@ -41,6 +50,13 @@ class Scope:
     lane: str = ""
     number: int = 0
     step: StepCall | None = None
+    name: str = ""
+    """Of the durable call that began last."""
+
+    @property
+    def in_coroutine(self) -> bool:
+        """Whether this is the body of an async workflow, or one of its tasks."""
+        return self.step is None and self.run.spec.is_async
 
     @property
     def file(self) -> Host:
@@ -49,8 +65,8 @@ class Scope:
 
     @property
     def stop_keys(self) -> tuple[str, ...]:
-        """What ends its waits, besides what it waits for."""
-        return (self.run.stop_key,)
+        """What ends its waits, besides what it waits for; tasks are cancelled instead."""
+        return () if self.in_coroutine else (self.run.stop_key,)
 
     def check(self) -> None:
         """Raise Stopped if the run is to stop."""
@@ -64,7 +80,7 @@ class Scope:
 
     def explain(self, error: Exception) -> Stopped:
         """Stop the run, which is over, or whose file failed."""
-        self.run.stop(None if isinstance(error, RunIsOver) else error)
+        self.host.stop(self.run, None if isinstance(error, RunIsOver) else error)
         return Stopped(self.run.id)
 
     def at(self, number: int, lane: str | None = None) -> Scope:
@@ -77,21 +93,61 @@ class Scope:
 
         Where the record is of another name, the run is over: it ends in NonDeterminism.
         """
-        self.run.check()
+        run = self.run
+        if run.stopping:
+            run.check()
         while True:
             self.number += 1
             place = Place(self.lane, self.number)
-            record = self.run.records.pop(place, None)
+            record = run.records.pop(place, None)
             # The marker of a patch() call that the code no longer makes holds nothing to be lost.
             if record is None or record.name == name or not record.name.startswith(PATCH):
                 break
-        if record is not None and record.name != name:
-            self.run.stop(NonDeterminism(self.run.id, self.run.name, str(place), record.name, name))
-            self.run.check()
+        if record is not None:
+            self._compare(place, name, record)
+        self.name = name
         return place, record
 
+    def _compare(self, place: Place, name: str, record: Record) -> None:
+        """The code must ask for what was recorded."""
+        cancelled = record.outcome is not None and record.outcome.kind == CANCELLED
+        if record.name == name and not cancelled:
+            return
+        if record.name == name and self.run.spec.is_async:
+            raise WasCancelled
+        recorded = f"{record.name} (cancelled)" if cancelled else record.name
+        error = NonDeterminism(self.run.id, self.run.name, str(place), recorded, name)
+        self.host.stop(self.run, error)
+        self.run.check()
+
+    async def begin_anew(self) -> None:
+        """Wait for what is recorded, before something that is not is begun on an event loop."""
+        if self.run.records:
+            await self.run.let_replay_go_first()
+
+    @property
+    def cancelled(self) -> dict[Place, str]:
+        """Calls that the code has cancelled, and that are not recorded yet."""
+        return self.run.cancelled
+
+    def record_cancelled(self, tx: Tx, calls: dict[Place, str]) -> None:
+        """Record those; what they had taken is there again."""
+        for place, name in calls.items():
+            steps.cancel(tx, self.run.key, place, name, now=self.host.clock.now())
+            messages.give_back(tx, self.run.seq, place)
+
+    def open_lane(self) -> Scope:
+        """The scope of a task that begins beside this code, in a lane of its own."""
+        return self.at(1, str(Place(self.lane, self.take_number(""))))
+
+    def take(self, places: int = 1) -> Scope:
+        """A scope for a call, which has its number, or several, now, whenever it begins."""
+        inner = self.at(self.take_number(""))
+        self.number += places - 1
+        return inner
+
     def take_number(self, name: str) -> int:
-        """The number of a call that begins now and asks for its record later, on another thread."""
+        """The number of a call that begins now, and asks for its record later and elsewhere."""
         self.number += 1
         while (record := self.run.records.get(Place(self.lane, self.number))) is not None:
             if record.name == name or not record.name.startswith(PATCH):
@@ -119,12 +175,16 @@ class Scope:
 _scope: ContextVar[Scope | None] = ContextVar("durable_scope", default=None)
 
 
-def find_scope(name: str) -> Scope | None:
+def find_scope(name: str, *, blocks: bool = True) -> Scope | None:
     """The scope of the calling code, or None outside workflows.
 
     NotAllowedHere, naming the call, on a thread that a workflow's code made: it would take numbers
-    in an order that depends on luck.
+    in an order that depends on luck; and, if the call `blocks`, where it would stop an event loop.
     """
+    if blocks and engine_loops and asyncio._get_running_loop() in engine_loops:
+        raise NotAllowedHere(
+            f"{name} would block the event loop and all that runs on it; use {_awaited(name)}"
+        )
     scope = _scope.get()
     if scope is None:
         if _is_run_alive(getattr(threading.current_thread(), "durable_run", None)):
@@ -135,9 +195,40 @@ def find_scope(name: str) -> Scope | None:
     return scope
 
 
-def body_scope(name: str) -> Scope:
+def _awaited(name: str) -> str:
+    """What to call in place of a call that blocks."""
+    kind, _, _rest = name.partition(" ")
+    if kind in ("step", "transaction"):
+        return "`await durable.aio.run_step(…)`, or make it an async function"
+    if kind == "workflow":
+        return "`await durable.aio.run(…)`, or `await durable.aio.start(…)`"
+    if kind == "queue":
+        return "`await durable.aio.enqueue(…)`"
+    if name == "Debouncer.call" or kind == "the":
+        return "`await durable.aio.debounce(…)`"
+    if name.startswith("Client.") or name == "Queue.change":
+        return "`await asyncio.to_thread(…)` with it"
+    if name == "close":
+        return "`await engine.aclose()`"
+    if name == "with Engine(…)":
+        return "`async with Engine(…)`"
+    if name.endswith(".submit"):
+        return "a task, as `asyncio.create_task(step(…))` makes one"
+    if name in ("Handle.result", "Future.result"):
+        return "`await` it"
+    of_handle = name.removeprefix("Handle.")
+    named = {"event": "get_event", "stream": "read_stream"}.get(of_handle, of_handle)
+    verb = "async for … in" if named == "read_stream" else "await"
+    return f"`{verb} durable.aio.{named}(…)`"
+
+
+engine_loops: set[asyncio.AbstractEventLoop] = set()
+"""The event loops on which engines run their coroutines."""
+
+
+def body_scope(name: str, *, blocks: bool = True) -> Scope:
     """The scope of a workflow's body; NotInWorkflow outside one, NotAllowedHere in a step."""
-    scope = find_scope(name)
+    scope = find_scope(name, blocks=blocks)
     if scope is None:
         raise NotInWorkflow(name)
     if scope.step is not None:
@@ -147,6 +238,45 @@ def body_scope(name: str) -> Scope:
             "workflow's body"
         )
     return scope
+
+
+def async_scope(name: str) -> Scope | None:
+    """The scope of the calling coroutine, for what is awaited; None outside workflows.
+
+    NotAllowedHere in the body of a plain workflow, which has calls of its own.
+    """
+    scope = find_scope(name, blocks=False)
+    if scope is not None and scope.step is None:
+        refuse_plain_body(scope, name, "what `durable` has under the same name")
+    return scope
+
+
+def refuse_plain_body(scope: Scope, name: str, instead: str) -> None:
+    """NotAllowedHere where the body of a plain workflow calls what is to be awaited."""
+    if not scope.run.spec.is_async:
+        raise NotAllowedHere(
+            f"{name} is awaited, and workflow {scope.run.id!r} ({scope.run.name}) is a plain "
+            f"function; use {instead}"
+        )
+
+
+def refuse_without_loop(name: str, instead: str) -> None:
+    """NotAllowedHere where no event loop runs that could await the call."""
+    if asyncio._get_running_loop() is None:
+        raise NotAllowedHere(f"{name} is async, and no event loop runs here; {instead}")
+
+
+def in_coroutine() -> Scope | None:
+    """The scope of the calling code, if that is the body of an async workflow."""
+    scope = _scope.get()
+    if scope is None or not scope.in_coroutine or scope.run.over:
+        return None
+    return scope
+
+
+def enter(scope: Scope) -> None:
+    """From here on, in this context, code takes its numbers there."""
+    _scope.set(scope)
 
 
 @contextmanager
@@ -159,6 +289,19 @@ def enter_run(host: Host, run: Run) -> Iterator[Scope]:
         yield scope
     finally:
         _scope.set(before)
+
+
+async def await_in_step(scope: Scope, step: StepCall, body: Callable[[], Any]) -> Any:
+    """What the coroutine that `body` makes returns, awaited in the calling task."""
+    token = _scope.set(Scope(scope.host, scope.run, threading.get_ident(), scope.lane, step=step))
+    try:
+        value = body()
+        if not inspect.iscoroutine(value):  # something else was put in the place of the function
+            return value
+        unguard = scope.host.hooks.unguard
+        return await (value if unguard is None else Inside(unguard, value))
+    finally:
+        _scope.reset(token)
 
 
 def run_in_step(scope: Scope, step: StepCall, body: Callable[[], T]) -> T:
@@ -193,9 +336,9 @@ def host_closed(host: Host) -> None:
         _open_hosts.remove(host)
 
 
-def current_host(name: str) -> Host:
+def current_host(name: str, *, blocks: bool = True) -> Host:
     """The engine of the running workflow, else the one opened last; NoEngine naming the call."""
-    scope = find_scope(name)
+    scope = find_scope(name, blocks=blocks)
     if scope is not None:
         return scope.host
     if not _open_hosts:

@@ -8,19 +8,10 @@ from durable.checks import check_text
 from durable.clock import optional_seconds
 from durable.codec import decode_error, decode_or_opaque
 from durable.errors import EventNotSet, WorkflowNotFound
-from durable.runtime.checkpoint import (
-    Flow,
-    Read,
-    Subject,
-    Write,
-    awaited,
-    effect,
-    error_outcome,
-    settle,
-    wait_for,
-)
+from durable.runtime.checkpoint import Subject, awaited, effect, error_outcome, settle, wait_for
 from durable.runtime.context import Scope
 from durable.runtime.file import File
+from durable.runtime.flows import Flow, Read, Write
 from durable.runtime.messages import MISSING, encode_for, timed_out
 from durable.store import events, workflows
 from durable.store.database import Tx

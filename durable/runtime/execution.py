@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -14,12 +17,18 @@ from durable.errors import (
     NonDeterminism,
     SerializationError,
     StorageError,
+    WorkflowCancelled,
 )
+from durable.runtime import steps
 from durable.runtime.checkpoint import error_outcome
-from durable.runtime.context import enter_run
+from durable.runtime.context import body_scope, enter_run
+from durable.runtime.flows import Actor, Flow, Outside, Write, drive, drive_async, perform_in
+from durable.runtime.hooks import Guard
 from durable.runtime.host import Host, log
+from durable.runtime.lanes import begin_task, engine_loop
+from durable.runtime.loops import Inside
 from durable.runtime.parallel import finish_all
-from durable.runtime.registry import find_target
+from durable.runtime.registry import StepSpec, find_target
 from durable.runtime.runs import Run, Stopped
 from durable.store import workflows
 from durable.store.database import Tx
@@ -42,33 +51,63 @@ class Ended:
 
 
 def launch(host: Host, run: Run) -> None:
-    """Run the workflow on a thread of its own; the run must be among `host.runs`."""
+    """Run the workflow on a thread or in a task of its own; it must be among `host.runs`."""
     try:
-        host.spawn(f"durable {run.id}", partial(_in_background, host, run))
+        if run.spec.is_async:
+            launch_on_loop(host, run)
+        else:
+            host.spawn(f"durable {run.id}", partial(in_background, host, run))
         run.thread = None
     except Exception:
         host.runs.remove(run)
         raise
 
 
-def _in_background(host: Host, run: Run) -> None:
+def in_background(host: Host, run: Run) -> None:
+    """Run the workflow on this thread, where nobody waits for it: what goes wrong is logged."""
     try:
         ended = run_here(host, run)
-    except DurableError as error:
-        if not isinstance(error, EngineClosed):
-            log.error("workflow %r (%s) is unfinished: %s", run.id, run.name, error)
     except BaseException as error:
-        kind = type(error).__name__
-        log.error("workflow %r (%s) is unfinished: %s %s", run.id, run.name, kind, error)
+        _report_failure(run, error)
     else:
-        if ended is not None and ended.error is not None:
-            log.warning(
-                "workflow %r (%s) ended in %s: %s",
-                run.id,
-                run.name,
-                type(ended.error).__name__,
-                ended.error,
-            )
+        _report(run, ended)
+
+
+def launch_on_loop(host: Host, run: Run) -> None:
+    """Run the workflow, whose body is a coroutine, in a task of its own."""
+    run.loop = engine_loop(host)
+    run.loop.post(partial(_begin_task, host, run))
+
+
+def _begin_task(host: Host, run: Run) -> None:
+    assert run.loop is not None
+    begin_task(run.loop, _in_task(host, run))
+
+
+async def _in_task(host: Host, run: Run) -> None:
+    run.task = asyncio.current_task()  # not before: a task that has not begun would never begin
+    try:
+        ended = await drive_async(_live(host, run), Outside(host))
+    except asyncio.CancelledError:
+        pass  # the file says what became of it
+    except BaseException as error:
+        _report_failure(run, error)
+    else:
+        _report(run, ended)
+
+
+def _report(run: Run, ended: Ended | None) -> None:
+    """Nobody may ever ask how it ended."""
+    if ended is not None and ended.error is not None:
+        kind = type(ended.error).__name__
+        log.warning("workflow %r (%s) ended in %s: %s", run.id, run.name, kind, ended.error)
+
+
+def _report_failure(run: Run, error: BaseException) -> None:
+    if isinstance(error, EngineClosed):
+        return
+    what = error if isinstance(error, DurableError) else f"{type(error).__name__} {error}"
+    log.error("workflow %r (%s) is unfinished: %s", run.id, run.name, what)
 
 
 def run_here(host: Host, run: Run) -> Ended | None:
@@ -76,16 +115,26 @@ def run_here(host: Host, run: Run) -> Ended | None:
 
     Raises what left it unfinished: KeyboardInterrupt and the like, EngineClosed, StorageError.
     """
+    return drive(_live(host, run), Outside(host))
+
+
+def _live(host: Host, run: Run) -> Flow[Ended | None]:
+    """The run from its first line to its outcome; as `run_here`."""
     timer = None
     try:
         if run.deadline_at is None and run.timeout is not None:
             run.deadline_at = host.clock.now() + run.timeout
         if run.deadline_at is not None:
             timer = host.timers.at(run.deadline_at, partial(_expire, host, run))
-        return _run(host, run)
+        ended = _what_counts(run, (yield Body(host, run)))
+        if ended is None:
+            return None
+        counts = yield from _finish(host, run, ended.outcome)
+        return ended if counts else None
     except BaseException as error:
         run.stop(error)
-        _leave_unfinished(host, run, error)
+        if run.task is None or not isinstance(error, GeneratorExit):  # its event loop was closed
+            yield from _leave_unfinished(host, run, error)
         raise
     finally:
         if timer is not None:
@@ -95,17 +144,30 @@ def run_here(host: Host, run: Run) -> Ended | None:
             host.waiting.notify([workflows.key(run.seq)])
 
 
-def _run(host: Host, run: Run) -> Ended | None:
-    ended = call_body(host, run)
-    if ended is None:
-        if isinstance(run.failure, NonDeterminism):
-            ended = Ended(error_outcome(run.failure), run.failure)
-            run.failure = None
-        elif run.failure is not None:
-            raise run.failure
-        else:
-            return None
-    return ended if _finish(host, run, ended.outcome) else None
+def _what_counts(run: Run, ended: Ended | None) -> Ended | None:
+    """What is to be recorded, if anything; raise what left the run unfinished."""
+    if ended is not None or run.failure is None:
+        return ended
+    if not isinstance(run.failure, NonDeterminism):
+        raise run.failure
+    failure, run.failure = run.failure, None
+    return Ended(error_outcome(failure), failure)
+
+
+class Body:
+    """Run the function of the workflow."""
+
+    def __init__(self, host: Host, run: Run) -> None:
+        self.host = host
+        self.run = run
+
+    def perform(self, actor: Actor) -> Ended | None:
+        """How it ended; None if the run was stopped, whatever the function says."""
+        return call_body(self.host, self.run)
+
+    async def perform_async(self, actor: Actor) -> Ended | None:
+        """As `perform`, for a coroutine."""
+        return await await_body(self.host, self.run)
 
 
 def call_body(host: Host, run: Run) -> Ended | None:
@@ -129,15 +191,80 @@ def call_body(host: Host, run: Run) -> Ended | None:
         return None if run.stopping else Ended(error_outcome(error), error)
 
 
+async def await_body(host: Host, run: Run) -> Ended | None:
+    """As `call_body`, for a coroutine; the tasks that it leaves are cancelled at its end."""
+    task = asyncio.current_task()
+    assert task is not None
+    try:
+        if host.stopping:
+            run.stop(host.closed_error())
+        with enter_run(host, run):
+            run.check()
+            try:
+                value = await _awaited_result(host, run)
+            finally:
+                await _end_tasks(run)
+        run.check()
+        return Ended(_encode(host, run, value))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except asyncio.CancelledError as error:
+        if run.stopping:
+            return None
+        if task.cancelling():
+            raise
+        leaked = WorkflowCancelled(run.id, "it awaited something that had been cancelled")
+        leaked.__cause__ = error
+        return Ended(error_outcome(leaked), leaked)
+    except Exception as error:
+        return None if run.stopping else Ended(error_outcome(error), error)
+    except BaseException:  # Stopped, or a group with it
+        if run.stopping:
+            return None
+        raise
+
+
+async def _end_tasks(run: Run) -> None:
+    """Cancel the tasks that are left, and wait until they have cleaned up."""
+    tasks = [each for each in run.beside if isinstance(each, asyncio.Task)]
+    run.interrupt(tasks)
+    if tasks:
+        await asyncio.wait(tasks)
+
+
 def _function_result(host: Host, run: Run) -> Any:
+    function, guard = _function(host, run)
+    with nullcontext() if guard is None else guard():
+        return function()
+
+
+async def _awaited_result(host: Host, run: Run) -> Any:
+    function, guard = _function(host, run)
+    value = function()
+    if not inspect.iscoroutine(value):  # something else was put in the place of the function
+        return value
+    return await (value if guard is None else Inside(guard, value))
+
+
+def _function(host: Host, run: Run) -> tuple[Callable[[], Any], Guard | None]:
+    """What to call, and what surrounds it."""
     args, kwargs, *target = host.codec.decode(run.input)
     bound_to, _ = find_target(target[0] if target else None)
     bound = () if bound_to is None else (bound_to,)
     replacement = host.hooks.replacements.get(run.spec.name)
     if replacement is not None:
-        return replacement(*args, **kwargs)
-    with host.hooks.guard() if host.hooks.guard is not None else nullcontext():
-        return run.spec.fn(*bound, *args, **kwargs)
+        return partial(replacement, *args, **kwargs), None
+    if run.spec.step is not None:
+        return partial(_run_around_step, run.spec.step, args, kwargs), None
+    return partial(run.spec.fn, *bound, *args, **kwargs), host.hooks.guard
+
+
+def _run_around_step(step: StepSpec, args: Any, kwargs: Any) -> Any:
+    """The body of a workflow that is nothing but a step; a coroutine if the step is one."""
+    scope = body_scope(f"step {step.name!r}", blocks=False)
+    if step.is_async:
+        return perform_in(scope.take(), lambda inner: steps.call(inner, step, args, kwargs))
+    return drive(steps.call(scope, step, args, kwargs), scope)
 
 
 def _encode(host: Host, run: Run, value: object) -> Outcome:
@@ -148,24 +275,31 @@ def _encode(host: Host, run: Run, value: object) -> Outcome:
         raise SerializationError(error.path, error.reason, what) from error
 
 
-def _finish(host: Host, run: Run, outcome: Outcome) -> bool:
+def _finish(host: Host, run: Run, outcome: Outcome) -> Flow[bool]:
     """Record the outcome; False if the run had ended otherwise."""
     failed = outcome.kind == ERROR
 
     def write(tx: Tx) -> bool:
-        return workflows.finish(
+        now = host.clock.now()
+        finished = workflows.finish(
             tx,
             run.seq,
             run.epoch,
             result=None if failed else outcome.text,
             error=outcome.text if failed else None,
-            now=host.clock.now(),
+            now=now,
         )
+        if finished and run.slot is not None:
+            run.slot.hand_over(tx, now)
+        return finished
 
-    return host.database.write(f"finish {run.name}", write)
+    finished: bool = yield Write(f"finish {run.name}", write)
+    if finished and run.slot is not None:
+        run.slot.handed_over()
+    return finished
 
 
-def _leave_unfinished(host: Host, run: Run, error: BaseException) -> None:
+def _leave_unfinished(host: Host, run: Run, error: BaseException) -> Flow[None]:
     """Say in the file why the run does not go on, and stop the one that waits for it.
 
     Where the file or the engine is what failed, there is nothing to be said.
@@ -174,10 +308,12 @@ def _leave_unfinished(host: Host, run: Run, error: BaseException) -> None:
         for parent in host.runs.of(run.parent_id):
             host.stop(parent, error)
     if isinstance(error, (StorageError, EngineClosed)):
+        if run.slot is not None and not host.stopping:
+            run.slot.abandoned(run)
         return
     reason = f"interrupted by {type(error).__name__}; it goes on when an engine opens the file"
     try:
-        host.database.write(
+        yield Write(
             f"interrupt {run.name}",
             lambda tx: workflows.release(tx, run.seq, run.epoch, reason),
         )

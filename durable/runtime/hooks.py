@@ -11,6 +11,8 @@ from typing import Any
 
 from durable.store.database import Observer
 
+Guard = Callable[[], AbstractContextManager[None]]
+
 
 def random_id() -> str:
     """A fresh id, as engines give it."""
@@ -35,9 +37,9 @@ class Hooks:
     """What is called in place of the steps and workflows of these names."""
     replay_only: bool = False
     """Whether a run stops where its records end, before anything is done."""
-    guard: Callable[[], AbstractContextManager[None]] | None = None
-    """What surrounds the body of each workflow on its thread; its steps are outside it."""
-    unguard: Callable[[], AbstractContextManager[None]] | None = None
+    guard: Guard | None = None
+    """What surrounds the body of each workflow whenever it runs; its steps are outside it."""
+    unguard: Guard | None = None
     """What surrounds the body of each step."""
     errors: deque[BaseException] = field(default_factory=lambda: deque(maxlen=100))
     """What went wrong on threads that nobody waits for."""

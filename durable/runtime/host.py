@@ -7,16 +7,39 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, Protocol
 
-from durable.clock import Thread
 from durable.errors import DurableError, EngineClosed
 from durable.runtime.file import File
 from durable.runtime.hooks import Hooks
-from durable.runtime.runs import Run, Runs
+from durable.runtime.loops import LoopThread, OnLoop
+from durable.runtime.runs import Run, Runs, Slot
+from durable.runtime.threads import Threads
 from durable.runtime.timers import Timers
 from durable.store import workflows
+from durable.store.database import Tx
+from durable.store.workflows import NewWorkflow
 
 log = logging.getLogger("durable")
+
+
+class Turns(Protocol):
+    """What lets the runs of queues begin; `runtime.queues` has it."""
+
+    def slot(self, queue: str, partition: str | None) -> Slot:
+        """The slot of a run of that queue that is in the hands of this process."""
+
+    def add(self, tx: Tx, new: NewWorkflow, *, now: float) -> Any:
+        """Put the new run in its queue, and take what may start now; None if the id exists."""
+
+    def begin(self, taken: Any) -> None:
+        """What `add` took begins; to be called once that is committed."""
+
+    def rescue(self, queue: str) -> None:
+        """The thread that took something was interrupted: let it begin all the same."""
+
+    def notice(self, queue: str) -> None:
+        """Something in the queue may be able to start."""
 
 
 @dataclass
@@ -28,15 +51,23 @@ class Host(File):
     hooks: Hooks
     version: str | None = None
     session: int = 0
-    on_start: Callable[[str], None] | None = None
-    """Called with the id of a workflow that somebody wants to be taken up."""
+    on_start: Callable[[list[str]], None] | None = None
+    """Called with the ids of workflows that somebody wants to be taken up."""
+    loop: OnLoop | None = None
+    """Where its coroutines run, once there is one: the program's loop, or one of its own."""
+    loop_thread: LoopThread | None = None
+    loop_mutex: threading.Lock = field(default_factory=threading.Lock)
+    queues: Turns | None = None
+    cancels: int = 0
+    """How often this process heard of a cancel: who runs a workflow looks whether it changed."""
     stopping: bool = False
     blocked: dict[str, str] = field(default_factory=dict)
     """Unfinished workflows whose code or instance this program lacks: id and reason."""
     warned: set[str] = field(default_factory=set)
-    _threads: list[Thread] = field(default_factory=list)
-    _threads_mutex: threading.Lock = field(default_factory=threading.Lock)
-    _prune_at: int = 64
+    threads: Threads = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.threads = Threads(self.clock)
 
     def new_id(self) -> str:
         """The id of a workflow that is given none."""
@@ -63,7 +94,7 @@ class Host(File):
             "and what was unfinished goes on"
         )
 
-    def spawn(self, name: str, target: Callable[[], None]) -> None:
+    def spawn(self, name: str, target: Callable[[], None], *, background: bool = False) -> None:
         """Run `target` on a thread that `close` waits for; an error in it is logged, not lost."""
 
         def guarded() -> None:
@@ -76,11 +107,7 @@ class Host(File):
                 expected = isinstance(error, DurableError)
                 log.error("%s: %s", name, error, exc_info=None if expected else error)
 
-        with self._threads_mutex:
-            if len(self._threads) >= self._prune_at:
-                self._threads = [thread for thread in self._threads if thread.is_alive()]
-                self._prune_at = 2 * len(self._threads) + 64
-            self._threads.append(self.clock.spawn(name, guarded))
+        self.threads.run(name, guarded, background=background)
 
     def spawn_task(self, name: str, target: Callable[[], None]) -> None:
         """`spawn`, for what may make runs begin: the engine is not idle until it has ended."""
@@ -98,36 +125,36 @@ class Host(File):
             self.runs.end_task(task)
             raise
 
-    def join(self, timeout: float) -> None:
-        """Wait for the threads to end, `timeout` seconds at most for those that are stuck."""
-        deadline = self.clock.now() + timeout
-        for thread in list(self._threads):
-            if not thread.is_alive():
-                continue
-            thread.join(max(0.0, deadline - self.clock.now()))
-
     def notified(self, keys: Sequence[str]) -> None:
         """A commit, of this process or of another, touched these keys."""
         self.waiting.notify(keys)
+        wanted = []
         for key in keys:
-            kind, _, workflow_id = key.partition("/")
+            kind, _, name = key.partition("/")
             if kind == "cancel":
-                self._stop_if_over(workflow_id)
-            elif kind == "start" and self.on_start is not None:
-                self.on_start(workflow_id)
+                self.cancels += 1  # before the look at the runs: see recovery.take_up
+                self._stop_if_over(name)
+            elif kind == "start":
+                wanted.append(name)
+            elif kind == "queue" and self.queues is not None:
+                self.queues.notice(name)
+        if wanted and self.on_start is not None:
+            self.on_start(wanted)
 
-    def let_go(self, error: BaseException) -> None:
+    def interrupted(self, error: BaseException) -> None:
         """The calling thread was interrupted: what it ran, or had just started, is unfinished.
 
         To be called where the interrupt leaves durable: it may have come between any two lines.
         """
-        for run in self.runs.let_go(error):
+        for run in self.runs.interrupted(error):
             self.waiting.notify([run.stop_key, workflows.key(run.seq)])
 
     def stop(self, run: Run, failure: BaseException | None = None) -> None:
         """Tell a run to stop, and wake it if it waits."""
         run.stop(failure)
         self.waiting.notify([run.stop_key])
+        if run.loop is not None:
+            run.loop.post(run.cancel_tasks)
 
     def _stop_if_over(self, workflow_id: str) -> None:
         """Stop the runs that the file says are over; a later one of the same workflow goes on."""

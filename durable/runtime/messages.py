@@ -7,9 +7,10 @@ from typing import Any
 from durable.checks import check_optional_text
 from durable.clock import optional_seconds
 from durable.errors import SerializationError, WaitTimeout
-from durable.runtime.checkpoint import Flow, Subject, Write, awaited, effect, settle
+from durable.runtime.checkpoint import Subject, awaited, effect, settle
 from durable.runtime.context import Scope
 from durable.runtime.file import File
+from durable.runtime.flows import Flow, Write
 from durable.store import messages, workflows
 from durable.store.database import Tx
 from durable.store.steps import TIMEOUT, VALUE, Outcome, Place

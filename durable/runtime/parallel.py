@@ -7,6 +7,7 @@ in the lane that the map opens, and the map itself is recorded when it is decide
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,18 +15,9 @@ from typing import Any, Generic, TypeVar
 
 from durable.checks import check_count
 from durable.runtime import steps
-from durable.runtime.checkpoint import (
-    Carried,
-    Flow,
-    Listen,
-    Spawn,
-    Wait,
-    Write,
-    carried,
-    drive,
-    settle,
-)
+from durable.runtime.checkpoint import settle
 from durable.runtime.context import Scope
+from durable.runtime.flows import Carried, Flow, Listen, Spawn, Wait, Write, carried, drive
 from durable.runtime.registry import StepSpec
 from durable.runtime.runs import Stopped
 from durable.store import steps as store
@@ -83,6 +75,7 @@ class Future(Generic[R]):
                 scope.host.stop(scope.run, error)
         self.finished_at = scope.host.clock.now()
         self._ended = True
+        scope.run.beside.discard(self)
         scope.host.waiting.notify([self.key])
 
 
@@ -94,12 +87,15 @@ def submit(
     number = scope.take_number(spec.name)
     future: Future[Any] = Future(scope, number, spec.name)
     scope.run.futures.append(future)
+    scope.run.beside.add(future)
     work = partial(future.run, lambda inner: steps.call(inner, spec, args, kwargs))
     scope.host.spawn(f"durable {scope.run.id} step {number}", work)
     return future
 
 
 def _wait_for(future: Future[Any]) -> Flow[None]:
+    if future.ended:
+        return
     with (yield Listen(future.key)) as listener:
         while not future.ended:
             yield Wait(listener, None)
@@ -157,9 +153,12 @@ class _Map:
         for number in range(workers):
             name = f"durable {run.id} map {place} worker {number}"
             yield Spawn(name, partial(self._worker, key), self._scope)
-        with (yield Listen(key)) as listener:
-            while self._working:
-                yield Wait(listener, None)
+        try:
+            with (yield Listen(key)) as listener:
+                while self._working:
+                    yield Wait(listener, None)
+        finally:
+            self._next = len(self._items)  # where nobody waits any more, nothing more begins
 
     def _worker(self, key: str) -> Flow[None]:
         try:
@@ -189,6 +188,8 @@ class _Map:
             self._fail(index, error.error if isinstance(error, Carried) else error)
         except Stopped:
             pass
+        except asyncio.CancelledError:
+            raise
         except BaseException as error:
             self._scope.host.stop(self._scope.run, error)
 

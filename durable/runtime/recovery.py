@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 
 from durable.errors import DurableError, EngineClosed, SerializationError
 from durable.records import Status
@@ -12,7 +14,7 @@ from durable.runtime.host import Host, log
 from durable.runtime.registry import WorkflowSpec, find_target, registry
 from durable.runtime.runs import Run
 from durable.runtime.waiting import Callback
-from durable.store import events, messages, steps, workflows
+from durable.store import events, messages, queues, steps, workflows
 from durable.store.database import Tx
 from durable.store.steps import Place, Record
 from durable.store.workflows import State
@@ -20,25 +22,39 @@ from durable.store.workflows import State
 PAGE = 500
 TRY_AGAIN_SECONDS = 1.0
 
+# So many share the commit that takes them up. Few, as a process that dies right after it counts as
+# a death of each, also of those that did not begin yet.
+TOGETHER = 10
+
 Wanted = Callable[[str], bool]
 
 
 def sweep(host: Host, wanted: Wanted | None = None) -> None:
     """Take up all unfinished workflows that are `wanted`, by id, in the order of their creation.
 
-    Each is taken up on its own: what goes wrong with one is logged and stops no other.
+    What goes wrong with one is logged and stops no other.
     """
+    states = _unfinished(host, wanted)
+    together = 1  # the first one does not wait for others
+    while batch := list(islice(states, together)):
+        take_up_or_park(host, batch)
+        together = TOGETHER
+
+
+def _unfinished(host: Host, wanted: Wanted | None) -> Iterator[State]:
     after = 0
     while not host.stopping:
         page = host.database.read(partial(workflows.unfinished, after=after, limit=PAGE))
         if not page:
             return
         for state in page:
+            after = state.seq
             if host.stopping:
                 return
-            after = state.seq
             if wanted is None or _is_wanted(wanted, state):
-                take_up_or_park(host, state)
+                yield state
+            elif state.queue is not None and state.reason is None:
+                _leave(host, state)
 
 
 def _is_wanted(wanted: Wanted, state: State) -> bool:
@@ -48,6 +64,18 @@ def _is_wanted(wanted: Wanted, state: State) -> bool:
     except Exception:
         log.exception("workflow %r (%s) is left unfinished: recover= raised", state.id, state.name)
         return False
+
+
+def _leave(host: Host, state: State) -> None:
+    """The run of a queue is left unfinished: it has no slot there until somebody recovers it."""
+    reason = "recover=… of the engine did not choose it; engine.recover([id]) takes it up"
+    leave = partial(workflows.release, seq=state.seq, epoch=state.epoch, reason=reason)
+    try:
+        host.database.write(f"leave {state.name}", leave)
+    except EngineClosed:
+        pass
+    except DurableError as error:
+        log.error("workflow %r (%s) keeps its slot: %s", state.id, state.name, error)
 
 
 def ensure_running(host: Host, state: State) -> None:
@@ -60,32 +88,65 @@ def take_up_if_loose(host: Host, workflow_id: str) -> None:
     """Take up the workflow if it is unfinished and in nobody's hands."""
     state = host.database.read(partial(workflows.find, workflow_id=workflow_id))
     if _is_loose(host, state):
-        take_up_or_park(host, state)
+        take_up_or_park(host, [state])
+
+
+def take_up_all_loose(host: Host, workflow_ids: Iterable[str]) -> None:
+    """`take_up_if_loose` for each; what goes wrong with one is logged and stops no other."""
+    for workflow_id in workflow_ids:
+        try:
+            take_up_if_loose(host, workflow_id)
+        except EngineClosed:
+            return
+        except DurableError as error:
+            log.error("workflow %r could not be taken up: %s", workflow_id, error)
 
 
 def _is_loose(host: Host, state: State) -> bool:
     return state.status is Status.PENDING and not host.runs.has(state.id)
 
 
-def take_up_or_park(host: Host, state: State) -> None:
-    """Let the workflow go on: now, or when what it waits for has come."""
+def take_up_or_park(host: Host, states: Sequence[State]) -> None:
+    """Let the workflows go on: now, or when what they wait for has come."""
+    ready: list[tuple[WorkflowSpec, State]] = []
+    for state in states:
+        with _or_try_again(host, state):
+            spec = registry.workflow(state.name)
+            missing = what_is_missing(host, spec, state)
+            if spec is None or missing is not None:
+                block(host, state, missing or "")
+            elif state.queue is not None and state.holder is None and state.reason is not None:
+                put_back = partial(queues.put_back, state=state)
+                host.database.write(f"put back {state.name}", put_back)
+                host.runs.forgive(state.id)
+            elif _waits(state, host.clock.now()):
+                _park(host, state)
+            else:
+                ready.append((spec, state))
+    if len(ready) > 1:
+        try:
+            take_up(host, ready)
+            return
+        except DurableError:
+            pass  # of one of them, perhaps: each on its own
+    for each in ready:
+        with _or_try_again(host, each[1]):
+            take_up(host, [each])
+
+
+@contextmanager
+def _or_try_again(host: Host, state: State) -> Iterator[None]:
+    """What goes wrong in the block is logged, and the workflow is taken up later."""
     try:
-        spec = registry.workflow(state.name)
-        missing = _missing(host, spec, state)
-        if spec is None or missing is not None:
-            _block(host, state, missing or "")
-        elif _waits(state, host.clock.now()):
-            _park(host, state)
-        else:
-            take_up(host, spec, state)
+        yield
     except EngineClosed:
         pass
     except DurableError as error:
         log.error("workflow %r (%s) is not taken up yet: %s", state.id, state.name, error)
-        _try_again(host, state)
+        try_again(host, state)
 
 
-def _try_again(host: Host, state: State) -> None:
+def try_again(host: Host, state: State) -> None:
     """The file failed: it may be better soon, and the workflow must not wait for a restart."""
 
     def again() -> None:
@@ -94,26 +155,37 @@ def _try_again(host: Host, state: State) -> None:
     host.timers.at(host.clock.now() + TRY_AGAIN_SECONDS, again)
 
 
-def take_up(host: Host, spec: WorkflowSpec, state: State, *, waited: bool = False) -> None:
-    """Let the workflow go on now, on a thread of its own, unless another thread was faster.
+def take_up(
+    host: Host, ready: Sequence[tuple[WorkflowSpec, State]], *, waited: bool = False
+) -> None:
+    """Let the workflows go on now, each on its thread, unless another thread was faster.
 
     One that `waited` when its process died did not bring it down.
     """
-    take = partial(_take_up, host=host, spec=spec, state=state, waited=waited)
-    run = host.database.write(f"recover {state.name}", take)
-    if run is not None:
-        host.runs.add(run)
-        if not host.database.read(partial(workflows.is_current, seq=run.seq, epoch=run.epoch)):
-            run.stop()  # cancelled before we could be told
-        execution.launch(host, run)
+    cancels = host.cancels
+
+    def take(tx: Tx) -> list[Run | None]:
+        return [_take_up(tx, host, spec, state, waited=waited) for spec, state in ready]
+
+    names = sorted({state.name for _, state in ready})
+    for run in host.database.write(f"recover {', '.join(names)}", take):
+        if run is not None:
+            host.runs.add(run)
+            if host.cancels != cancels and not _is_current(host, run):
+                run.stop()  # cancelled before we could be told
+            execution.launch(host, run)
 
 
-def _take_up(tx: Tx, *, host: Host, spec: WorkflowSpec, state: State, waited: bool) -> Run | None:
+def _is_current(host: Host, run: Run) -> bool:
+    return host.database.read(partial(workflows.is_current, seq=run.seq, epoch=run.epoch))
+
+
+def _take_up(tx: Tx, host: Host, spec: WorkflowSpec, state: State, *, waited: bool) -> Run | None:
     now = host.clock.now()
     present = workflows.find(tx, state.id)
     if present.status is not Status.PENDING or present.epoch != state.epoch:
         return None
-    if present.holder == host.session and host.runs.has(state.id):
+    if present.holder == host.session and _is_in_hands(host, present):
         return None
     if present.deadline_at is not None and present.deadline_at <= now:
         workflows.cancel(tx, state.id, children=True, reason="its deadline passed", now=now)
@@ -129,7 +201,17 @@ def _take_up(tx: Tx, *, host: Host, spec: WorkflowSpec, state: State, waited: bo
     epoch = workflows.take_up(
         tx, present, holder=host.session, recoveries=recoveries, progress=progress, now=now
     )
-    return None if epoch is None else _make_run(spec, present, epoch, records)
+    return None if epoch is None else make_run(host, spec, present, epoch, records)
+
+
+def _is_in_hands(host: Host, state: State) -> bool:
+    """Whether a run that this session holds goes on in this process, or begins in a moment.
+
+    One of a queue begins after the commit that takes it from there; it is left alone unless it is
+    known to have stopped.
+    """
+    about_to_begin = state.queue is not None and host.runs.failure_of(state.id) is None
+    return about_to_begin or host.runs.has(state.id)
 
 
 def count_recoveries(state: State, progress: int, died: bool) -> int:
@@ -142,7 +224,13 @@ def count_recoveries(state: State, progress: int, died: bool) -> int:
     return state.recoveries + 1 if progress <= state.progress else 1
 
 
-def _make_run(spec: WorkflowSpec, state: State, epoch: int, records: dict[Place, Record]) -> Run:
+def make_run(
+    host: Host, spec: WorkflowSpec, state: State, epoch: int, records: dict[Place, Record]
+) -> Run:
+    """The run of what the file has, which is in the hands of this process now."""
+    slot = None
+    if state.queue is not None and host.queues is not None:
+        slot = host.queues.slot(state.queue, state.partition)
     return Run(
         id=state.id,
         name=state.name,
@@ -155,13 +243,14 @@ def _make_run(spec: WorkflowSpec, state: State, epoch: int, records: dict[Place,
         deadline_at=state.deadline_at,
         timeout=state.timeout,
         records=records,
+        slot=slot,
     )
 
 
 # ---------------------------------------------------------------------- what cannot go on
 
 
-def _missing(host: Host, spec: WorkflowSpec | None, state: State) -> str | None:
+def what_is_missing(host: Host, spec: WorkflowSpec | None, state: State) -> str | None:
     """Why this program cannot run the workflow; None if it can."""
     if spec is None:
         return (
@@ -177,7 +266,7 @@ def _missing(host: Host, spec: WorkflowSpec | None, state: State) -> str | None:
     return find_target(target[0] if target else None)[1]
 
 
-def _block(host: Host, state: State, reason: str) -> None:
+def block(host: Host, state: State, reason: str) -> None:
     """Leave it unfinished with a reason to be seen, and warn once for each name and reason."""
     host.blocked[state.id] = reason
     if state.reason != reason:
@@ -194,13 +283,7 @@ def retry_blocked(host: Host) -> None:
     """A workflow or an instance was declared: what lacked it may go on."""
     blocked: Iterable[str] = list(host.blocked)
     host.blocked.clear()
-    for workflow_id in blocked:
-        try:
-            take_up_if_loose(host, workflow_id)
-        except EngineClosed:
-            return
-        except DurableError as error:
-            log.error("workflow %r could not be taken up: %s", workflow_id, error)
+    take_up_all_loose(host, blocked)
 
 
 # ---------------------------------------------------------------------- what waits
@@ -242,7 +325,7 @@ def _unpark(host: Host, state: State) -> None:
 def _wake(host: Host, state: State) -> None:
     spec = registry.workflow(state.name)
     assert spec is not None, "what is parked was found to have its code"
-    take_up(host, spec, state, waited=True)
+    take_up(host, [(spec, state)], waited=True)
 
 
 def _has_come(host: Host, key: str) -> bool:

@@ -1,4 +1,4 @@
-"""What the program has declared: workflows and steps by name, and instances by key."""
+"""What the program has declared: workflows, steps and schedules by name, instances by key."""
 
 from __future__ import annotations
 
@@ -6,19 +6,26 @@ import inspect
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import tzinfo
 from functools import cached_property
 from typing import Any
 
+from durable.cron import Cron
 from durable.errors import DuplicateName, InvalidArgument
 from durable.names import find_class, module_name, qualified_name
 from durable.retry import Retry
+from durable.store.queues import QueueRow
+
+STEP = "durable.step:"
+"""What the name of a workflow begins with that is nothing but the step of the rest of the name."""
 
 
 @dataclass(frozen=True, eq=False)
 class WorkflowSpec:
     """A declared workflow; `kind` says what the function is bound to when it is called.
 
-    It is "function" or "static" (to nothing), "class" (a class method) or "instance".
+    It is "function" or "static" (to nothing), "class" (a class method) or "instance". Or it is none
+    of the program's but durable's own, around the `step` that somebody put in a queue.
     """
 
     name: str
@@ -27,10 +34,15 @@ class WorkflowSpec:
     timeout: float | None = None
     max_recoveries: int = 100
     aliases: tuple[str, ...] = ()
+    step: StepSpec | None = None
     signature: inspect.Signature = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "signature", inspect.signature(self.fn))
+        signature = inspect.signature(self.fn)
+        if self.step is not None and self.step.transaction:  # the cursor is not the caller's
+            own = list(signature.parameters.values())[1:]
+            signature = signature.replace(parameters=own)
+        object.__setattr__(self, "signature", signature)
 
     @cached_property
     def is_async(self) -> bool:
@@ -59,17 +71,36 @@ class StepSpec:
         return inspect.iscoroutinefunction(self.fn)
 
 
+@dataclass(frozen=True, eq=False)
+class ScheduleSpec:
+    """A declared schedule: a workflow to be run at the moments of an expression in a zone."""
+
+    name: str
+    workflow: WorkflowSpec
+    cron: Cron
+    tz: str
+    zone: tzinfo
+    missed: str
+
+    def is_again(self, other: ScheduleSpec) -> bool:
+        """Whether the other says the same of the same declaration: a notebook cell run twice."""
+        return (self.workflow, self.cron, self.tz) == (other.workflow, other.cron, other.tz)
+
+
 Spec = WorkflowSpec | StepSpec
 
 
 class Registry:
-    """Names of functions and keys of instances, for the whole process."""
+    """Names of functions and queues, and keys of instances, for the whole process."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._workflows: dict[str, WorkflowSpec] = {}
         self._steps: dict[str, StepSpec] = {}
+        self._around_steps: dict[str, WorkflowSpec] = {}
         self._instances: dict[tuple[str, str], Any] = {}
+        self._schedules: dict[str, ScheduleSpec] = {}
+        self._queues: dict[str, QueueRow] = {}
         self._listeners: list[Callable[[], None]] = []
 
     def add_workflow(self, spec: WorkflowSpec) -> None:
@@ -86,10 +117,57 @@ class Registry:
         with self._mutex:
             _refuse_duplicate(spec.name, self._steps.get(spec.name), spec)
             self._steps[spec.name] = spec
+        self._tell()
 
     def workflow(self, name: str) -> WorkflowSpec | None:
-        """The workflow of that name or alias."""
-        return self._workflows.get(name)
+        """The workflow of that name or alias, or the one around the step that the name tells."""
+        spec = self._workflows.get(name)
+        if spec is None and name.startswith(STEP):
+            step = self._steps.get(name.removeprefix(STEP))
+            return None if step is None else self.around_step(step)
+        return spec
+
+    def around_step(self, step: StepSpec) -> WorkflowSpec:
+        """The workflow that is nothing but this step."""
+        spec = self._around_steps.get(step.name)
+        if spec is None or spec.step is not step:
+            spec = WorkflowSpec(f"{STEP}{step.name}", step.fn, step=step)
+            self._around_steps[step.name] = spec
+        return spec
+
+    def add_queue(self, queue: QueueRow) -> None:
+        """Make the queue known; DuplicateName if it is known with other limits."""
+        with self._mutex:
+            known = self._queues.setdefault(queue.name, queue)
+        if known != queue:
+            raise DuplicateName(queue.name, _told(known), _told(queue))
+        self._tell()
+
+    def queues(self) -> list[QueueRow]:
+        """All queues that the program has declared."""
+        with self._mutex:
+            return list(self._queues.values())
+
+    def add_schedule(self, spec: ScheduleSpec) -> None:
+        """Make the schedule known; DuplicateName if another one has its name.
+
+        Those of an earlier declaration of the workflow, before a reload, are forgotten.
+        """
+        own = spec.workflow
+        with self._mutex:
+            for name, other in list(self._schedules.items()):
+                if other.workflow.name == own.name and other.workflow is not own:
+                    del self._schedules[name]
+            known = self._schedules.get(spec.name)
+            if known is not None and not known.is_again(spec):
+                raise DuplicateName(spec.name, _where(known.workflow.fn), _where(own.fn))
+            self._schedules[spec.name] = spec
+        self._tell()
+
+    def schedules(self) -> dict[str, ScheduleSpec]:
+        """All schedules, by name."""
+        with self._mutex:
+            return dict(self._schedules)
 
     def add_instance(self, instance: Any) -> None:
         """Make the instance known under its class and its `durable_key`."""
@@ -105,7 +183,7 @@ class Registry:
         return self._instances.get((class_name, key))
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """Have `listener` called after each workflow or instance that becomes known."""
+        """Have `listener` called after each function, queue, schedule or instance declared."""
         self._listeners.append(listener)
 
     def unlisten(self, listener: Callable[[], None]) -> None:
@@ -174,6 +252,19 @@ def _is_same(first: Callable[..., Any], second: Callable[..., Any]) -> bool:
 def _file(fn: Callable[..., Any]) -> str:
     code = getattr(inspect.unwrap(fn), "__code__", None)
     return str(code.co_filename) if code is not None else "<unknown>"
+
+
+def _told(queue: QueueRow) -> str:
+    """The declaration of the queue, for people."""
+    limits = queue.limits
+    said = {
+        "concurrency": limits.concurrency,
+        "rate": limits.rate_limit and f"Rate({limits.rate_limit}, per={limits.rate_per:g})",
+        "priority": queue.priority,
+        "partitioned": queue.partitioned,
+    }
+    options = "".join(f", {name}={value}" for name, value in said.items() if value)
+    return f"Queue({queue.name!r}{options})"
 
 
 def _where(fn: Callable[..., Any]) -> str:

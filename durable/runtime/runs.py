@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from durable.clock import Clock
+from durable.runtime.loops import OnLoop
 from durable.runtime.registry import WorkflowSpec
+from durable.store.database import Tx
 from durable.store.steps import Place, Record
+
+# So often in a row the event loop turns, while a run replays, without another record being asked
+# for, until it is clear that nobody will.
+TURNS_FOR_REPLAY = 10
 
 
 class Stopped(BaseException):
@@ -20,6 +27,22 @@ class Stopped(BaseException):
     A ``BaseException``, so that ``except Exception`` in a workflow does not catch it; and raised
     again by each further durable call of the run.
     """
+
+
+class Slot(Protocol):
+    """The slot that a run holds in its queue; the commit of its end gives it to the next ones."""
+
+    queue: str
+    partition: str | None
+
+    def hand_over(self, tx: Tx, now: float) -> None:
+        """In the transaction in which the run ends; it may be called again for the same end."""
+
+    def handed_over(self) -> None:
+        """That is committed: the next ones begin."""
+
+    def abandoned(self, run: Run) -> None:
+        """The run is unfinished as the file failed: nobody else would free the slot."""
 
 
 @dataclass(eq=False)
@@ -48,6 +71,18 @@ class Run:
     """The steps that it has submitted."""
     thread: int | None = field(default_factory=threading.get_ident)
     """The thread that runs it, or is about to have it run; None once it has one of its own."""
+    beside: set[Any] = field(default_factory=set)
+    """What goes on beside its body: submitted steps, workers of a map, tasks."""
+    loop: OnLoop | None = None
+    """Where the body runs, if it is a coroutine."""
+    task: asyncio.Task[Any] | None = None
+    """What runs that body; other tasks of the run are in `beside`."""
+    interrupted: set[asyncio.Task[Any]] = field(default_factory=set)
+    """The tasks that were told to stop."""
+    cancelled: dict[Place, str] = field(default_factory=dict)
+    """Calls that were cancelled by the code of the body, to be recorded with its next write."""
+    slot: Slot | None = None
+    """What it holds in a queue, if it is of one."""
 
     @cached_property
     def random(self) -> Random:
@@ -90,6 +125,25 @@ class Run:
         if self.stopping:
             raise Stopped(self.id)
 
+    def cancel_tasks(self) -> None:
+        """Interrupt what waits on the event loop, where this is called."""
+        self.interrupt([self.task, *self.beside])
+
+    def interrupt(self, tasks: Iterable[Any]) -> None:
+        """Cancel the tasks, each once: what it does to clean up is not interrupted again."""
+        for task in tasks:
+            if isinstance(task, asyncio.Task) and task not in self.interrupted:
+                self.interrupted.add(task)
+                task.cancel()
+
+    async def let_replay_go_first(self) -> None:
+        """What is recorded comes to its end before anything new begins beside it."""
+        turns = TURNS_FOR_REPLAY
+        while self.records and turns:
+            left = len(self.records)
+            await asyncio.sleep(0)
+            turns = turns - 1 if len(self.records) == left else TURNS_FOR_REPLAY
+
 
 class Runs:
     """All runs of an engine, and whether there are any."""
@@ -101,6 +155,8 @@ class Runs:
         self._active: dict[str, list[Run]] = {}
         self._parked: dict[str, str] = {}
         self._tasks: set[object] = set()
+        self._hurried = False
+        self._held: dict[str, str] = {}
         self._failures: dict[str, BaseException] = {}
 
     def add(self, run: Run) -> None:
@@ -128,7 +184,7 @@ class Runs:
                 self._failures[run.id] = run.failure
         self._changed.notify_all()
 
-    def let_go(self, error: BaseException) -> list[Run]:
+    def interrupted(self, error: BaseException) -> list[Run]:
         """The calling thread was interrupted: stop what it ran, or was about to have run."""
         me = threading.get_ident()
         with self._mutex:
@@ -159,6 +215,16 @@ class Runs:
         with self._mutex:
             return self._failures.get(workflow_id)
 
+    def blame(self, workflow_id: str, failure: BaseException) -> None:
+        """The workflow stopped without an outcome before its run was among these."""
+        with self._mutex:
+            self._failures[workflow_id] = failure
+
+    def forgive(self, workflow_id: str) -> None:
+        """The workflow goes on: why its last run stopped is told no more."""
+        with self._mutex:
+            self._failures.pop(workflow_id, None)
+
     def park(self, workflow_id: str, name: str) -> None:
         """The workflow waits without a thread."""
         with self._mutex:
@@ -182,9 +248,29 @@ class Runs:
             self._tasks.discard(task)
             self._changed.notify_all()
 
+    def hold(self, name: str, why: str) -> None:
+        """Something that nobody works on now goes on in a while, unless the engine closes."""
+        with self._mutex:
+            self._held[name] = why
+
+    def let_go(self, name: str) -> None:
+        """Undo `hold`; harmless if there was none."""
+        with self._mutex:
+            if self._held.pop(name, None) is not None:
+                self._changed.notify_all()
+
     def wait_idle(self, deadline: float | None) -> bool:
-        """Wait until nothing is running or parked; False if the deadline came first."""
-        return self._wait(lambda: not (self._active or self._parked or self._tasks), deadline)
+        """Wait until nothing is running, parked or held; False if the deadline came first."""
+        return self._wait(lambda: self._hurried or self._is_idle(), deadline)
+
+    def _is_idle(self) -> bool:
+        return not (self._active or self._parked or self._tasks or self._held)
+
+    def hurry(self) -> None:
+        """Have `wait_idle` wait no longer."""
+        with self._mutex:
+            self._hurried = True
+            self._changed.notify_all()
 
     def wait_stopped(self, patience: float) -> bool:
         """Wait until nothing is running, as long as one ends every `patience` seconds."""
@@ -203,4 +289,5 @@ class Runs:
         """What is running or parked, for people."""
         with self._mutex:
             active = [f"{run.id} ({run.name})" for runs in self._active.values() for run in runs]
-            return active + [f"{each} ({name})" for each, name in self._parked.items()]
+            others = {**self._parked, **self._held}
+            return active + [f"{each} ({name})" for each, name in others.items()]

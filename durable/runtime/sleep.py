@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from durable.runtime.checkpoint import Flow, Write, pause
+from durable.runtime.checkpoint import pause
 from durable.runtime.context import Scope
+from durable.runtime.flows import Flow, Write
 from durable.store import steps, workflows
 from durable.store.database import Tx
 from durable.store.steps import VALUE, Outcome
@@ -25,7 +26,8 @@ def sleep(scope: Scope, until: Callable[[float], float]) -> Flow[None]:
             workflows.guard(tx, *scope.run.key)
             outcome = Outcome(VALUE, repr(moment))
             steps.decide(tx, scope.run.key, place, name, outcome, started_at=now, now=now)
-            workflows.set_waiting(tx, *scope.run.key, waits_for=None, wake_at=moment)
+            if not scope.run.beside:  # else, others of the run may have something to do
+                workflows.set_waiting(tx, *scope.run.key, waits_for=None, wake_at=moment)
 
         yield Write(name, write)
     yield from pause(scope, moment)

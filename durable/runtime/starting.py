@@ -7,46 +7,83 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from durable.checks import check_id, check_texts
+from durable.checks import LARGEST, check_count, check_id, check_optional_text, check_texts
 from durable.clock import optional_seconds
-from durable.errors import DurableError, SerializationError, WorkflowConflict
-from durable.runtime import execution, recovery
-from durable.runtime.checkpoint import (
-    Flow,
-    Read,
-    Write,
-    actor,
-    drive,
-    error_outcome,
-    settle,
-    value_outcome,
+from durable.errors import (
+    DurableError,
+    InvalidArgument,
+    SerializationError,
+    StorageError,
+    WorkflowConflict,
 )
+from durable.runtime import execution, recovery
+from durable.runtime.checkpoint import error_outcome, settle, value_outcome
 from durable.runtime.children import result
 from durable.runtime.context import Scope
 from durable.runtime.file import File
+from durable.runtime.flows import Flow, Read, Write, actor, drive
 from durable.runtime.host import Host
 from durable.runtime.registry import WorkflowSpec, registry, target_of
 from durable.runtime.runs import Run
 from durable.store import steps, workflows
 from durable.store.database import Tx
+from durable.store.queues import DELAYED
+from durable.store.steps import Outcome, Place
+from durable.store.workflows import Queued
 
 
 @dataclass(frozen=True)
 class Options:
-    """What `options` of a workflow function sets; `timeout` is in seconds."""
+    """What `options` of a workflow function sets; `timeout` and `delay` are in seconds."""
 
     id: str | None = None
     timeout: float | None = None
     tags: tuple[str, ...] = ()
+    queue: str | None = None
+    priority: int | None = None
+    dedup: str | None = None
+    partition: str | None = None
+    delay: float | None = None
+
+    @property
+    def queued(self) -> Queued | None:
+        """In which queue the run is to wait; None if in none. InvalidArgument if it needs one."""
+        if self.queue is None:
+            for name in ("priority", "dedup", "partition"):
+                if getattr(self, name) is not None:
+                    raise InvalidArgument(f"{name} belongs to a queue: give options(queue=…) too")
+            if self.delay is None:
+                return None
+        return Queued(
+            queue=self.queue or DELAYED,
+            priority=self.priority,
+            dedup=self.dedup,
+            partition=self.partition,
+            delay=self.delay,
+        )
 
 
-def make_options(id: object, timeout: Any, tags: Any) -> Options:  # noqa: A002
+def make_options(
+    id: object = None,  # noqa: A002
+    timeout: Any = None,
+    tags: Any = None,
+    queue: object = None,
+    priority: object = None,
+    dedup: object = None,
+    partition: object = None,
+    delay: Any = None,
+) -> Options:
     """Options that were checked: InvalidArgument for what cannot be used."""
     labels = (tags,) if isinstance(tags, str) else () if tags is None else tags
     return Options(
         id=None if id is None else check_id(id),
         timeout=optional_seconds(timeout, "the timeout of a workflow"),
         tags=check_texts(labels, "tags"),
+        queue=check_optional_text(queue, "the name of a queue"),
+        priority=None if priority is None else check_count(priority, "a priority", least=-LARGEST),
+        dedup=check_optional_text(dedup, "dedup"),
+        partition=check_optional_text(partition, "a partition"),
+        delay=optional_seconds(delay, "the delay of a workflow"),
     )
 
 
@@ -63,10 +100,14 @@ class Invocation:
 
 @dataclass(frozen=True)
 class Begun:
-    """A workflow that exists now: `run` is this call's to execute, None if it existed before."""
+    """A workflow that exists now: `run` is this call's to execute.
+
+    It is None where the workflow existed before, or was `enqueued`.
+    """
 
     id: str
     run: Run | None
+    enqueued: bool = False
 
 
 def start(host: Host, scope: Scope | None, invocation: Invocation) -> Flow[str]:
@@ -112,15 +153,19 @@ def _begin(host: Host, scope: Scope | None, invocation: Invocation) -> Flow[Begu
     if scope is not None:
         begun = yield from _begin_child(scope, invocation, text)
     else:
-        new = _new(host, invocation, text, host.new_id(), None)
-        run = _run(new, invocation.spec)
-        begun = yield from _create(
-            host, run, f"start {new.name}", lambda tx: _insert(tx, host, new)
-        )
-    if begun.run is None:
+        begun = yield from _begin_outside(host, invocation, text)
+    if begun.run is None and not begun.enqueued:
         state = yield Read(partial(workflows.find, workflow_id=begun.id))
         recovery.ensure_running(host, state)
     return begun
+
+
+def _begin_outside(host: Host, invocation: Invocation, text: str) -> Flow[Begun]:
+    new = _new(host, invocation, text, host.new_id(), None)
+    if new.queued is not None:
+        return (yield from _enqueue(host, new))
+    run = _run(new, invocation.spec)
+    return (yield from _create(host, run, f"start {new.name}", lambda tx: _insert(tx, host, new)))
 
 
 def _begin_child(scope: Scope, invocation: Invocation, text: str) -> Flow[Begun]:
@@ -130,6 +175,8 @@ def _begin_child(scope: Scope, invocation: Invocation, text: str) -> Flow[Begun]
     if record is not None and record.outcome is not None:
         return Begun(settle(record.outcome, host.codec), None)
     new = _new(host, invocation, text, f"{parent.id}.{place}", parent.id)
+    if new.queued is not None:
+        return (yield from _enqueue_child(scope, new, place, name))
     run = _run(new, invocation.spec)
     now = host.clock.now()
     outcome = error_outcome(AssertionError("not written"))
@@ -151,6 +198,55 @@ def _begin_child(scope: Scope, invocation: Invocation, text: str) -> Flow[Begun]
     return begun
 
 
+def _enqueue(host: Host, new: workflows.NewWorkflow) -> Flow[Begun]:
+    assert new.queued is not None and host.queues is not None
+    try:
+        taken = yield Write(f"enqueue {new.name}", lambda tx: _add(tx, host, new))
+        host.queues.begin(taken)
+    except (KeyboardInterrupt, SystemExit):
+        host.queues.rescue(new.queued.queue)
+        raise
+    return Begun(new.id, None, enqueued=taken is not None)
+
+
+def _enqueue_child(
+    scope: Scope, new: workflows.NewWorkflow, place: Place, name: str
+) -> Flow[Begun]:
+    host, parent, now = scope.host, scope.run, scope.host.clock.now()
+    assert new.queued is not None and host.queues is not None
+
+    def write(tx: Tx) -> tuple[Outcome, Any]:
+        workflows.guard(tx, *parent.key)
+        taken = None
+        try:
+            taken = _add(tx, host, new)
+            outcome = value_outcome(host.codec, new.id)
+        except StorageError:
+            raise
+        except DurableError as error:  # Deduplicated, for one, is raised again on every replay
+            outcome = error_outcome(error)
+        steps.decide(tx, parent.key, place, name, outcome, started_at=now, now=now)
+        return outcome, taken
+
+    try:
+        outcome, taken = yield Write(f"enqueue {new.name}", write)
+        host.queues.begin(taken)
+    except (KeyboardInterrupt, SystemExit):
+        host.queues.rescue(new.queued.queue)
+        raise
+    settle(outcome, host.codec)
+    return Begun(new.id, None, enqueued=taken is not None)
+
+
+def _add(tx: Tx, host: Host, new: workflows.NewWorkflow) -> Any:
+    """What may start in the queue now that the run is in it; None if the run exists already."""
+    assert host.queues is not None
+    taken = host.queues.add(tx, new, now=host.clock.now())
+    if taken is None:
+        refuse_other(tx, new)
+    return taken
+
+
 def _create(host: Host, run: Run, label: str, write: Callable[[Tx], int | None]) -> Flow[Begun]:
     """Have the row written by `write`, which tells its number, or None if there is one already."""
     host.runs.add(run)
@@ -170,14 +266,19 @@ def _insert(tx: Tx, host: Host, new: workflows.NewWorkflow) -> int | None:
     """The number of the new row; None if it exists, WorkflowConflict if it is another's."""
     created = workflows.insert(tx, new, holder=host.session, now=host.clock.now())
     if created is None:
-        existing = workflows.find(tx, new.id)
-        if existing.name != new.name and not _is_alias(new.name, existing.name):
-            raise WorkflowConflict(
-                new.id,
-                f"is a run of {existing.name!r}, so it cannot be started as one of {new.name!r}: "
-                "use another id",
-            )
+        refuse_other(tx, new)
     return created
+
+
+def refuse_other(tx: Tx, new: workflows.NewWorkflow) -> None:
+    """WorkflowConflict if the run that has the id already is one of another workflow."""
+    existing = workflows.find(tx, new.id)
+    if existing.name != new.name and not _is_alias(new.name, existing.name):
+        raise WorkflowConflict(
+            new.id,
+            f"is a run of {existing.name!r}, so it cannot be started as one of {new.name!r}: "
+            "use another id",
+        )
 
 
 def _is_alias(name: str, other: str) -> bool:
@@ -209,7 +310,13 @@ def _new(
         parent_id=parent_id,
         version=host.version,
         tags=options.tags,
+        queued=options.queued,
     )
+
+
+def prepare(host: Host, invocation: Invocation, new_id: str) -> workflows.NewWorkflow:
+    """The run that the invocation would start, for those who write it themselves."""
+    return _new(host, invocation, _input(host, invocation), new_id, None)
 
 
 def _check_arguments(invocation: Invocation) -> None:

@@ -9,12 +9,13 @@ from typing import Any
 
 from durable.codec import encode_error, error_is_exact
 from durable.errors import SerializationError, WaitTimeout
-from durable.runtime.checkpoint import Call, Flow, Write, carried, error_outcome, pause, settle
+from durable.runtime.checkpoint import error_outcome, pause, settle
 from durable.runtime.context import Scope, StepCall, current_host, run_in_step
+from durable.runtime.flows import Call, Flow, Write, carried
 from durable.runtime.registry import StepSpec
 from durable.store import steps, streams, workflows
 from durable.store.database import Tx, is_of_the_file
-from durable.store.steps import VALUE, Outcome
+from durable.store.steps import VALUE, Outcome, Place, Record
 from durable.store.streams import Try
 
 Body = Callable[..., Any]
@@ -29,7 +30,11 @@ class _BodyFailed(Exception):
 
 def call(scope: Scope, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Flow[Any]:
     """What the step returns, recorded at the next place of the scope."""
-    outcome, live = yield from _step(scope, spec, _body(spec, scope, args, kwargs))
+    place, record = scope.next(spec.name)
+    if record is not None and record.outcome is not None:
+        return settle(record.outcome, scope.host.codec)
+    body = _body(spec, scope, args, kwargs)
+    outcome, live = yield from _step(scope, spec, place, record, body)
     if live is not None and error_is_exact(outcome.text or ""):
         raise carried(live)
     return settle(outcome, scope.host.codec)
@@ -66,13 +71,12 @@ def _body(
 # ---------------------------------------------------------------------- the flow
 
 
-def _step(scope: Scope, spec: StepSpec, body: Body) -> Flow[tuple[Outcome, Exception | None]]:
-    """How the step ended, and the very exception if it was raised just now."""
-    place, record = scope.next(spec.name)
+def _step(
+    scope: Scope, spec: StepSpec, place: Place, record: Record | None, body: Body
+) -> Flow[tuple[Outcome, Exception | None]]:
+    """How the step ended, which was undecided, and the very exception if it raised one."""
     attempt = 1
     if record is not None:
-        if record.outcome is not None:
-            return record.outcome, None
         attempt = record.attempt + 1
         yield from pause(scope, record.until_at or 0.0)
     try_once = _try_transaction if spec.transaction else _try_body
@@ -88,7 +92,9 @@ def _step(scope: Scope, spec: StepSpec, body: Body) -> Flow[tuple[Outcome, Excep
             luck = random.Random(f"{scope.run.seed} {place} {attempt}")
             wait = spec.retry.pause_after(attempt, error, luck)
         if wait is None:
-            return (yield from _record(scope, step, error_outcome(error), started_at)), error
+            failed = error_outcome(error)
+            yield _record(scope, step, failed, started_at, scope.host.clock.now())
+            return failed, error
         until = scope.host.clock.now() + wait
         yield from _postpone(scope, step, started_at, until, error)
         yield from pause(scope, until)
@@ -100,13 +106,14 @@ def _try_body(
 ) -> Flow[tuple[Outcome | None, Exception | None]]:
     """The recorded outcome of one try, or the error that it ended in."""
     try:
-        value = yield Call(scope, step, body)
-        _check_time(spec, scope.host.clock.now() - started_at)
+        value = yield Call(scope, spec, step, body)
+        now = scope.host.clock.now()
+        _check_time(spec, now - started_at)
         outcome = _encode(scope, step, value)
     except Exception as error:
         return None, error
-    recorded = yield from _record(scope, step, outcome, started_at)
-    return recorded, None
+    yield _record(scope, step, outcome, started_at, now)
+    return outcome, None
 
 
 def _try_transaction(
@@ -131,14 +138,15 @@ def _try_transaction(
     return outcome, None
 
 
-def _record(scope: Scope, step: StepCall, outcome: Outcome, started_at: float) -> Flow[Outcome]:
-    now = scope.host.clock.now()
+def _record(
+    scope: Scope, step: StepCall, outcome: Outcome, started_at: float, now: float
+) -> Write[None]:
+    """The command that records how the step ended."""
 
     def write(tx: Tx) -> None:
         _decide(tx, scope, step, outcome, started_at, now)
 
-    yield Write(f"step {step.name}", write)
-    return outcome
+    return Write(f"step {step.name}", write)
 
 
 def _decide(
@@ -175,7 +183,8 @@ def _postpone(
             attempt=step.attempt,
             error=text,
         )
-        workflows.set_waiting(tx, *scope.run.key, waits_for=None, wake_at=until)
+        if not scope.run.beside:  # else, others of the run may have something to do
+            workflows.set_waiting(tx, *scope.run.key, waits_for=None, wake_at=until)
 
     yield Write(f"retry {step.name}", write)
 
@@ -193,7 +202,7 @@ def _encode(scope: Scope, step: StepCall, value: object) -> Outcome:
 
 def _check_time(spec: StepSpec, elapsed: float) -> None:
     """A plain function cannot be stopped from outside: what comes too late counts as not come."""
-    if spec.timeout is not None and elapsed > spec.timeout:
+    if spec.timeout is not None and elapsed > spec.timeout and not spec.is_async:
         raise WaitTimeout(f"the result of step {spec.name!r}", spec.timeout)
 
 

@@ -8,18 +8,10 @@ from durable.checks import check_count, check_text
 from durable.clock import optional_seconds
 from durable.errors import NotAllowedHere, WaitTimeout
 from durable.records import StreamValue
-from durable.runtime.checkpoint import (
-    Flow,
-    Read,
-    Subject,
-    Write,
-    awaited,
-    effect,
-    settle,
-    wait_for,
-)
+from durable.runtime.checkpoint import Subject, awaited, effect, settle, wait_for
 from durable.runtime.context import Scope
 from durable.runtime.file import File
+from durable.runtime.flows import Flow, Read, Write
 from durable.runtime.messages import encode_for
 from durable.store import streams, workflows
 from durable.store.database import Tx

@@ -7,8 +7,9 @@ from datetime import datetime
 
 from durable.checks import check_text
 from durable.clock import as_datetime
-from durable.runtime.checkpoint import Flow, effect, settle
+from durable.runtime.checkpoint import effect, settle
 from durable.runtime.context import PATCH, Scope
+from durable.runtime.flows import Flow
 
 
 def now(scope: Scope) -> Flow[datetime]:

@@ -5,12 +5,15 @@ As it registers before it looks, a change between look and wait is never missed.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from types import TracebackType
 from typing import Protocol
 
-from durable.clock import Clock
+from durable.clock import LOOK_AGAIN, Clock
+from durable.runtime.loops import OnLoop
 from durable.store.database import Watch
 
 POLL_SECONDS = 0.02
@@ -36,6 +39,10 @@ class Waiting:
     def listen(self, *keys: str) -> Listener:
         """A listener for those keys, to be used in a ``with`` block."""
         return Listener(self, keys)
+
+    def listen_on(self, loop: OnLoop, *keys: str) -> AsyncListener:
+        """A listener for a coroutine on that loop, to be used in a ``with`` block."""
+        return AsyncListener(self, keys, loop)
 
     def add(self, waiter: Waiter) -> None:
         """Register: from now on no notification is missed."""
@@ -108,6 +115,65 @@ class Listener:
         return notified
 
 
+class AsyncListener:
+    """One coroutine that waits for keys, on an event loop."""
+
+    def __init__(self, waiting: Waiting, keys: tuple[str, ...], loop: OnLoop) -> None:
+        self.keys = keys
+        self._waiting = waiting
+        self._loop = loop
+        self._notified = False
+        self._future: asyncio.Future[None] | None = None
+
+    def __enter__(self) -> AsyncListener:
+        self._waiting.add(self)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._waiting.remove(self)
+
+    def wake(self) -> Callable[[], None]:
+        """Let `wait` return, once the loop gets to it."""
+        return partial(self._loop.post, self._notify)
+
+    async def wait(self, deadline: float | None) -> bool:
+        """Wait for a notification since the last call; False if the deadline came first."""
+        clock = self._waiting.clock
+        while not self._notified:
+            if deadline is not None and clock.now() >= deadline:
+                return False
+            await self._wait_until(deadline)
+        self._notified = False
+        return True
+
+    async def _wait_until(self, deadline: float | None) -> None:
+        """Wait for a notification, or for the deadline, or for a while."""
+        self._future = self._loop.loop.create_future()
+        timer = None
+        if deadline is not None:
+            remaining = min(deadline - self._waiting.clock.now(), LOOK_AGAIN)
+            timer = self._loop.loop.call_later(remaining, self._release)
+        try:
+            await self._future
+        finally:
+            self._future = None
+            if timer is not None:
+                timer.cancel()
+
+    def _notify(self) -> None:
+        self._notified = True
+        self._release()
+
+    def _release(self) -> None:
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+
 class Callback:
     """A function that is called, on the notifying thread, each time that a key is notified."""
 
@@ -131,6 +197,10 @@ class PolledWaiting(Waiting):
         """A listener that any change of the file wakes."""
         return _PolledListener(self, keys, self._watch())
 
+    def listen_on(self, loop: OnLoop, *keys: str) -> AsyncListener:
+        """A listener for a coroutine that any change of the file wakes."""
+        return _PolledAsyncListener(self, keys, loop, self._watch())
+
 
 class _PolledListener(Listener):
     def __init__(self, waiting: Waiting, keys: tuple[str, ...], watch: Watch) -> None:
@@ -151,6 +221,32 @@ class _PolledListener(Listener):
         while True:
             tick = clock.now() + POLL_SECONDS
             if super().wait(tick if deadline is None else min(tick, deadline)):
+                return True
+            if self._watch.changed():
+                return True
+            if deadline is not None and clock.now() >= deadline:
+                return False
+
+
+class _PolledAsyncListener(AsyncListener):
+    def __init__(self, waiting: Waiting, keys: tuple[str, ...], loop: OnLoop, watch: Watch) -> None:
+        super().__init__(waiting, keys, loop)
+        self._watch = watch
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, traceback)
+        self._watch.close()
+
+    async def wait(self, deadline: float | None) -> bool:
+        clock = self._waiting.clock
+        while True:
+            tick = clock.now() + POLL_SECONDS
+            if await super().wait(tick if deadline is None else min(tick, deadline)):
                 return True
             if self._watch.changed():
                 return True

@@ -26,6 +26,7 @@ class Watcher:
         self._watch: Watch | None = None
         self._seen = 0
         self._forgotten = 0
+        self._complained = False
         self._thread: Thread | None = None
 
     def look(self) -> None:
@@ -71,10 +72,17 @@ class Watcher:
                 if self._closed:
                     return
             self._host.database.notify()  # what an interrupted thread did not tell of
-            if watch.changed():
-                try:
+            try:
+                if watch.changed():
                     self.turn()
-                except EngineClosed:
-                    return
-                except DurableError as error:
-                    log.error("signals of other processes could not be read: %s", error)
+                self._complained = False
+            except EngineClosed:
+                return
+            except DurableError as error:
+                self._complain(error)
+
+    def _complain(self, error: DurableError) -> None:
+        """Log what is wrong with the file, once as long as it lasts."""
+        if not self._complained:
+            log.error("signals of other processes could not be read: %s", error)
+        self._complained = True

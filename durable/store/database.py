@@ -1,9 +1,10 @@
 """One SQLite file behind two doors: `write` and `read`.
 
 One connection writes. Calls of `write` that arrive while a commit is being flushed share the next
-one (group commit): the thread that finds the connection free leads, runs every waiting function
-under a savepoint of its own, commits once and wakes the others. A lone caller leads itself, and
-pays no thread switch. Nothing else in durable begins or commits a transaction.
+one (group commit): the thread that finds the connection free leads, runs every waiting function,
+commits once and wakes the others. A lone caller leads itself, and pays no thread switch. Callers
+that must not wait, as those on an event loop, use `write_later`: a thread of its own leads for
+them. Nothing else in durable begins or commits a transaction.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, Self, TypeVar, cast
 
-from durable.clock import Clock
+from durable.clock import Clock, Thread
 from durable.errors import (
     CorruptFile,
     DurableError,
@@ -45,6 +46,10 @@ _log = logging.getLogger("durable")
 
 class DamagedRow(Exception):
     """A row has what durable never writes; those who wait get CorruptFile."""
+
+
+class _NotTogether(Exception):
+    """A request of a batch raised what no other thread may raise: the batch is run again."""
 
 
 class Observer(Protocol):
@@ -123,12 +128,19 @@ class _Request(Generic[T]):
         self.gone = False
         self.result: T | None = None
         self.error: BaseException | None = None
+        # Both are made where another leads. It is the lock that is entered: a Ctrl-C inside of
+        # Condition.__enter__ would leave it locked.
+        self.lock: threading.Lock | None = None
+        self.condition: threading.Condition | None = None
+
+    def follow(self) -> None:
+        """Another leads: there will be something to wait for."""
         self.lock = threading.Lock()
-        self.condition: threading.Condition | None = None  # made where another leads
+        self.condition = threading.Condition(self.lock)
 
     def wake(self) -> None:
         """Let its thread look whether it is done, or whether it leads."""
-        if self.condition is not None:
+        if self.lock is not None and self.condition is not None:
             with self.lock:
                 self.condition.notify()
 
@@ -150,6 +162,78 @@ class _Reader:
     def close(self) -> None:
         if self.connection is not None:
             self.connection.close()
+
+
+class _Later(_Request[T]):
+    """A call of `write_later`: no thread waits for it, so the writer leads in its place."""
+
+    __slots__ = ("on_done", "writer")
+
+    def __init__(
+        self,
+        label: str,
+        fn: Callable[[Tx], T],
+        tx: Tx,
+        on_done: Callable[[], None],
+        writer: _Writer,
+    ) -> None:
+        super().__init__(label, fn, tx)
+        self.on_done = on_done
+        self.writer = writer
+
+    def wake(self) -> None:
+        """Say that it is done, or have the writer lead."""
+        if self.done:
+            self.writer.outstanding.discard(self)
+            self.on_done()
+        else:
+            self.writer.call()
+
+
+class _Writer:
+    """A thread that leads for requests that have none; it is started by the first of them."""
+
+    def __init__(self, clock: Clock, turn: Callable[[], None]) -> None:
+        self.outstanding: set[_Later[Any]] = set()
+        self._clock = clock
+        self._turn = turn
+        self._mutex = threading.Lock()
+        self._condition = threading.Condition(self._mutex)
+        self._called = False
+        self._ends = False
+        self._thread: Thread | None = None
+
+    def start(self) -> None:
+        """Begin, unless it has begun."""
+        with self._mutex:
+            if self._thread is None:
+                self._thread = self._clock.spawn("durable writer", self._run)
+
+    def call(self) -> None:
+        """Have it take a turn."""
+        with self._mutex:
+            self._called = True
+            self._condition.notify()
+
+    def end(self) -> None:
+        """End the thread, once nothing is outstanding."""
+        with self._mutex:
+            self._ends = True
+            self._condition.notify()
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def _run(self) -> None:
+        while True:
+            # A leader that was interrupted on the main thread may have told nobody.
+            look_again = self._clock.now() + LOOK_FOR_LEADER_SECONDS if self.outstanding else None
+            with self._mutex:
+                self._clock.wait(self._condition, lambda: self._called or self._ends, look_again)
+                if self._ends:
+                    return
+                self._called = False
+            self._turn()
 
 
 class Database:
@@ -187,6 +271,7 @@ class Database:
         self.observer: Observer | None = None
         self._idle_lock = threading.Lock()
         self._idle = threading.Condition(self._idle_lock)
+        self._writer_thread = _Writer(clock, self._lead_for_others)
         self._readers: list[_Reader] = []
         self._create = create
         self._uri = _uri(path, create)
@@ -229,6 +314,22 @@ class Database:
         if self.observer is not None:
             self.observer.after(label)
         return request.outcome()
+
+    def write_later(
+        self, label: str, fn: Callable[[Tx], T], on_done: Callable[[], None]
+    ) -> Callable[[], T]:
+        """`write`, for callers that must not wait: `on_done` is called, on some thread, at its end.
+
+        What this returns then gives the result of `fn`, or raises its error. `on_done` is quick,
+        does not raise, and may be called twice.
+        """
+        self.check_process()
+        if self.observer is not None:
+            self.observer.before(label)
+        request = _Later(label, fn, Tx(self._writer), on_done, self._writer_thread)
+        self._enter(request)
+        self._writer_thread.start()
+        return request.outcome
 
     def read(self, fn: Callable[[Tx], T]) -> T:
         """What `fn` returns, run on a snapshot by a connection that cannot write."""
@@ -273,15 +374,19 @@ class Database:
                     f"{request.label!r} was called in the body of a transaction: what it writes "
                     "would need a commit of its own; call it in the workflow, or in another step"
                 )
-            if self._leader is not None:
-                request.condition = threading.Condition(request.lock)
+            first = self._leader is None
+            if isinstance(request, _Later):
+                self._writer_thread.outstanding.add(request)
+            elif not first:
+                request.follow()
             self._queue.append(request)
-            if request.condition is None:
+            if first:
                 self._leader = request
+                request.wake()
 
     def _follow(self, request: _Request[Any]) -> None:
         """Wait until the request is done, or it is its thread's turn to lead."""
-        assert request.condition is not None
+        assert request.lock is not None and request.condition is not None
 
         def ready() -> bool:
             return request.done or self._leader is request
@@ -295,6 +400,21 @@ class Database:
                 # Python's own Condition.wait, interrupted while it takes its lock back.
                 raise KeyboardInterrupt from error
             self._replace_leader()
+
+    def _lead_for_others(self) -> None:
+        """A turn of the writer: lead, if it is the turn of a request without a thread."""
+        self._replace_leader()
+        leader = self._leader
+        if isinstance(leader, _Later):
+            try:
+                self._lead()
+            except BaseException as error:  # what the body of a transaction raised
+                leader.error = error
+                leader.done = True
+                self._hand_over([leader])
+        for request in list(self._writer_thread.outstanding):  # a copy: others add to it
+            if request.done:
+                request.wake()
 
     def _lead(self) -> None:
         """Commit all that is queued, notify, and hand over to the first that came meanwhile."""
@@ -317,14 +437,14 @@ class Database:
             self._choose_leader()
 
     def _choose_leader(self) -> None:
-        """With the mutex held: the first that waits leads; whoever waits for idleness is told."""
+        """With the mutex held: the first that waits leads; if there is none, `close` is told."""
         self._queue = [each for each in self._queue if not (each.done or each.gone)]
         self._leader = self._queue[0] if self._queue else None
         if self._leader is not None:
             self._leader.wake()
-            return
-        with self._idle_lock:
-            self._idle.notify_all()
+        elif self._closing:
+            with self._idle_lock:
+                self._idle.notify_all()
 
     def _replace_leader(self) -> None:
         """Let another lead, if the one whose turn it is was interrupted."""
@@ -334,9 +454,9 @@ class Database:
 
     def notify(self) -> None:
         """Tell of the keys that commits have touched; some may be told twice, none is missed."""
-        untold = list(self._untold)
-        if not untold:
+        if not self._untold:
             return
+        untold = list(self._untold)
         self._on_commit([key for request in untold for key in request.tx.touched])
         with self._mutex:
             self._untold = [each for each in self._untold if each not in untold]
@@ -347,13 +467,20 @@ class Database:
         self._replace_leader()
         self.notify()
 
-    def _commit(self, batch: list[_Request[Any]]) -> None:
-        """Run the batch in one transaction; one by one where the file refused them together."""
+    def _commit(self, batch: list[_Request[Any]], *, careful: bool = False) -> None:
+        """Run the batch in one transaction.
+
+        If one of them fails, all are undone and run again, each under a savepoint (`careful`); and
+        one by one where the file itself refused them together.
+        """
         committing = False
         try:
             self._begin()
             for request in batch:
-                self._run(request, alone=len(batch) == 1)
+                if careful:
+                    self._run_under_savepoint(request)
+                else:
+                    self._run(request, alone=len(batch) == 1)
             if self._dead:
                 raise EngineClosed(f"{self.path} was abandoned")
             committing = True
@@ -361,11 +488,13 @@ class Database:
             self._mark_done(batch)
         except Exception as error:
             self._rollback()
-            if len(batch) > 1 and not isinstance(error, EngineClosed):
+            if len(batch) == 1 or isinstance(error, EngineClosed):
+                self._fail(batch, error)
+            elif not careful:
+                self._commit(batch, careful=True)
+            else:
                 for request in batch:
                     self._commit([request])
-            else:
-                self._fail(batch, error)
         except BaseException:
             # Ctrl-C on the leading thread. SQLite finishes a COMMIT that it began.
             if committing and not self._writer.in_transaction:
@@ -375,17 +504,24 @@ class Database:
             raise
 
     def _run(self, request: _Request[Any], *, alone: bool) -> None:
-        if alone:
+        try:
             self._apply(request)
-            return
+        except Exception:
+            raise
+        except BaseException as error:
+            if alone or _is_ctrl_c(error):
+                raise  # of this thread, whose request it may be
+            raise _NotTogether from error
+
+    def _run_under_savepoint(self, request: _Request[Any]) -> None:
         self._writer.execute("SAVEPOINT request")
         try:
             self._apply(request)
         except sqlite3.Error:
             raise  # the whole transaction may be gone: each is tried alone
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt) and _on_main_thread():
-                raise  # of this thread, whose request it may be
+            if _is_ctrl_c(error):
+                raise
             request.error = self._explain(error)
             request.tx.touched.clear()
             self._writer.execute("ROLLBACK TO request")
@@ -545,7 +681,7 @@ class Database:
 
     def watch(self) -> Watch:
         """A look at whether any other connection has changed the file since the last look."""
-        return Watch(self._connect())
+        return Watch(self._connect(), self.path)
 
     @property
     def closed(self) -> bool:
@@ -571,6 +707,7 @@ class Database:
             with self._idle_lock:
                 self._clock.wait(self._idle, lambda: self._leader is None, look_again)
             self._replace_leader()
+        self._writer_thread.end()
         if self in _opened:
             _opened.remove(self)
         me = threading.get_ident()
@@ -584,8 +721,9 @@ class Database:
 class Watch:
     """Tells when another connection has changed the file: four microseconds a look."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
         self._connection = connection
+        self._path = path
         try:
             self._seen = self._version()
         except BaseException:
@@ -604,7 +742,10 @@ class Watch:
         self._connection.close()
 
     def _version(self) -> int:
-        return cast(int, self._connection.execute("PRAGMA data_version").fetchone()[0])
+        try:
+            return cast(int, self._connection.execute("PRAGMA data_version").fetchone()[0])
+        except sqlite3.Error as error:
+            raise translate(error, self._path) from error
 
 
 _WRITES = (sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE)
@@ -660,8 +801,10 @@ _OF_THE_FILE = (sqlite3.Error, UnicodeDecodeError, MemoryError, DamagedRow, Inde
 _OF_DAMAGED_ROWS = (*_OF_THE_FILE, ValueError, TypeError, LookupError, OverflowError)
 
 
-def _on_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()
+def _is_ctrl_c(error: BaseException) -> bool:
+    """Whether it is the main thread that was interrupted, and not a request that raised."""
+    on_main_thread = threading.current_thread() is threading.main_thread()
+    return isinstance(error, KeyboardInterrupt) and on_main_thread
 
 
 def _uri(path: str, create: bool) -> str:

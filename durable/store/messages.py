@@ -59,6 +59,21 @@ def take(tx: Tx, workflow: int, topic: str | None, by: Place) -> str | None:
     return None if row is None else row["value"]
 
 
+def give_back(tx: Tx, workflow: int, by: Place) -> None:
+    """What a step took is as if it never had: the code cancelled the step and did not see it."""
+    rows = tx.rows(
+        """
+        UPDATE durable_message
+           SET taken_lane = NULL, taken_by = NULL
+         WHERE workflow = :workflow AND taken_lane = :lane AND taken_by = :number
+        RETURNING topic
+        """,
+        {"workflow": workflow, "lane": by.lane, "number": by.number},
+    )
+    for row in rows:
+        tx.touch(key(workflow, row["topic"]))
+
+
 def is_waiting(tx: Tx, workflow: int, topic: str | None) -> bool:
     """Whether there is a message to take."""
     row = tx.row(

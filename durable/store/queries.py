@@ -28,6 +28,7 @@ def workflows(
     *,
     status: tuple[str, ...],
     name: str | None,
+    queue: str | None,
     parent: str | None,
     tag: str | None,
     created_after: float | None,
@@ -47,6 +48,7 @@ def workflows(
          WHERE seq > :behind
            AND (:any_status OR status IN (SELECT value FROM json_each(:status)))
            AND (:name IS NULL OR name = :name)
+           AND (:queue IS NULL OR queue = :queue)
            AND (:parent IS NULL OR parent_id = :parent)
            AND (:tag IS NULL OR EXISTS (SELECT 1 FROM json_each(tags) WHERE value = :tag))
            AND (:created_after IS NULL OR created_at > :created_after)
@@ -58,6 +60,7 @@ def workflows(
             "status": json.dumps(status),
             "any_status": not status,
             "name": name,
+            "queue": queue,
             "parent": parent,
             "tag": tag,
             "created_after": created_after,
@@ -99,6 +102,11 @@ def _workflow(row: Any, codec: Codec) -> Workflow:
         recoveries=row["recoveries"],
         version=row["version"],
         tags=tuple(json.loads(row["tags"])),
+        queue=row["queue"],
+        priority=row["priority"],
+        dedup=row["dedup"],
+        partition=row["partition"],
+        delay_until=optional_datetime(row["delay_until"]),
     )
 
 

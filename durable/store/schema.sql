@@ -1,13 +1,18 @@
 -- The tables of durable. Moments are seconds since 1970 UTC, spans are seconds, values are JSON text.
 -- Other tables in the file belong to the user.
+--
+-- The checks list what is allowed with OR: for an IN of more than two, SQLite builds a table in memory
+-- each time that it checks a row, which takes as long as all the rest of an insert.
 
 -- A run of a workflow. `seq` is the order of creation and never used again.
 CREATE TABLE durable_workflow (
     seq          INTEGER PRIMARY KEY AUTOINCREMENT,
     id           TEXT NOT NULL UNIQUE CHECK (id <> ''),
     name         TEXT NOT NULL CHECK (name <> ''),
-    status       TEXT NOT NULL CHECK (status IN
-                     ('DELAYED', 'ENQUEUED', 'PENDING', 'SUCCESS', 'ERROR', 'CANCELLED', 'DEAD')),
+    status       TEXT NOT NULL CHECK (
+                     status = 'DELAYED' OR status = 'ENQUEUED' OR status = 'PENDING'
+                     OR status = 'SUCCESS' OR status = 'ERROR' OR status = 'CANCELLED'
+                     OR status = 'DEAD'),
     input        TEXT NOT NULL,              -- [args, kwargs], and for a method what it is bound to
     result       TEXT,
     error        TEXT,
@@ -29,20 +34,38 @@ CREATE TABLE durable_workflow (
     version      TEXT,
     tags         TEXT NOT NULL DEFAULT '[]',
     queue        TEXT,
-    priority     INTEGER NOT NULL DEFAULT 0,
-    dedup        TEXT,
+    priority     INTEGER,                    -- the lower first, and none before any
+    dedup        TEXT,                       -- what no other run that waits or runs in the queue has
     partition    TEXT,
     delay_until  REAL,
-    CHECK ((status IN ('SUCCESS', 'ERROR', 'CANCELLED', 'DEAD')) = (finished_at IS NOT NULL)),
+    debounce     TEXT,                       -- the key of a Debouncer, whose next call may change it
+    CHECK ((status = 'SUCCESS' OR status = 'ERROR' OR status = 'CANCELLED' OR status = 'DEAD')
+           = (finished_at IS NOT NULL)),
     CHECK ((status = 'SUCCESS') = (result IS NOT NULL)),
     CHECK ((status = 'ERROR') = (error IS NOT NULL)),
-    CHECK (status NOT IN ('DELAYED', 'ENQUEUED') OR queue IS NOT NULL)
+    CHECK (status NOT IN ('DELAYED', 'ENQUEUED') OR (queue IS NOT NULL AND holder IS NULL)),
+    CHECK (status <> 'DELAYED' OR delay_until IS NOT NULL)
 ) STRICT;
 
 -- serves workflows.unfinished (recovery)
 CREATE INDEX durable_workflow_unfinished ON durable_workflow (seq) WHERE status = 'PENDING';
 -- serves workflows.family (cancel and resume with children)
 CREATE INDEX durable_workflow_parent ON durable_workflow (parent_id) WHERE parent_id IS NOT NULL;
+-- serves queues.waiting (the first of a partition) and queues.next_partition
+CREATE INDEX durable_workflow_waiting ON durable_workflow (queue, partition, priority, seq)
+    WHERE status = 'ENQUEUED';
+-- serves queues.running: what is in nobody's hands for a reason (its code is missing) has no slot
+CREATE INDEX durable_workflow_slot ON durable_workflow (queue, partition)
+    WHERE status = 'PENDING' AND queue IS NOT NULL AND (holder IS NOT NULL OR reason IS NULL);
+-- serves queues.make_due and queues.next_due
+CREATE INDEX durable_workflow_delayed ON durable_workflow (queue, delay_until)
+    WHERE status = 'DELAYED';
+-- serves workflows.find_dedup, and refuses a second unfinished run of one dedup in a queue
+CREATE UNIQUE INDEX durable_workflow_dedup ON durable_workflow (queue, dedup)
+    WHERE dedup IS NOT NULL AND finished_at IS NULL;
+-- serves queues._postpone, and refuses a second run to come of one Debouncer's key
+CREATE UNIQUE INDEX durable_workflow_debounce ON durable_workflow (debounce, name)
+    WHERE debounce IS NOT NULL AND status = 'DELAYED';
 
 -- A checkpoint. `outcome` is null while it is undecided: a wait with a deadline, or a step to be retried.
 CREATE TABLE durable_step (
@@ -50,7 +73,8 @@ CREATE TABLE durable_step (
     lane        TEXT NOT NULL,               -- '' for the workflow itself, '4' for what step 4 runs beside it
     number      INTEGER NOT NULL CHECK (number > 0),
     name        TEXT NOT NULL,
-    outcome     TEXT CHECK (outcome IN ('value', 'error', 'timeout')),
+    outcome     TEXT CHECK (outcome = 'value' OR outcome = 'error' OR outcome = 'timeout'
+                            OR outcome = 'cancelled'),
     value       TEXT,
     attempt     INTEGER NOT NULL DEFAULT 1,
     until_at    REAL,
@@ -115,6 +139,7 @@ CREATE INDEX durable_stream_live ON durable_stream (workflow, key, seq);
 -- serves streams.publish
 CREATE INDEX durable_stream_pending ON durable_stream (workflow, lane, number) WHERE position IS NULL;
 
+-- A queue, and the limits in force; `declared` are those of the code when they last changed there.
 CREATE TABLE durable_queue (
     name        TEXT PRIMARY KEY CHECK (name <> ''),
     concurrency INTEGER CHECK (concurrency > 0),
@@ -122,17 +147,31 @@ CREATE TABLE durable_queue (
     rate_per    REAL CHECK (rate_per > 0),
     priority    INTEGER NOT NULL DEFAULT 0 CHECK (priority IN (0, 1)),
     partitioned INTEGER NOT NULL DEFAULT 0 CHECK (partitioned IN (0, 1)),
+    declared    TEXT NOT NULL DEFAULT '[]',
     CHECK ((rate_limit IS NULL) = (rate_per IS NULL))
 ) STRICT, WITHOUT ROWID;
 
+-- A start in a queue with a rate, as long as it counts. `number` has no gaps, so that how many there
+-- are is told by the first and the last.
+CREATE TABLE durable_queue_start (
+    queue  TEXT NOT NULL,
+    at     REAL NOT NULL,
+    number INTEGER NOT NULL,
+    PRIMARY KEY (queue, at, number)
+) STRICT, WITHOUT ROWID;
+
+-- A schedule that a program has declared. Its moments up to `passed_at` are decided: run or skipped.
 CREATE TABLE durable_schedule (
-    name     TEXT PRIMARY KEY CHECK (name <> ''),
-    workflow TEXT NOT NULL,
-    cron     TEXT NOT NULL,
-    tz       TEXT NOT NULL,
-    missed   TEXT NOT NULL CHECK (missed IN ('skip', 'latest', 'all')),
-    paused   INTEGER NOT NULL DEFAULT 0 CHECK (paused IN (0, 1)),
-    last_at  REAL
+    name      TEXT PRIMARY KEY CHECK (name <> ''),
+    workflow  TEXT NOT NULL CHECK (workflow <> ''),
+    cron      TEXT NOT NULL,
+    tz        TEXT NOT NULL,
+    missed    TEXT NOT NULL CHECK (missed IN ('skip', 'latest', 'all')),
+    timeout   REAL CHECK (timeout >= 0),     -- of the workflow
+    paused    INTEGER NOT NULL DEFAULT 0 CHECK (paused IN (0, 1)),
+    passed_at REAL NOT NULL,
+    last_at   REAL,                          -- the last moment that it began a run for
+    session   INTEGER NOT NULL               -- the last durable_session that declared it
 ) STRICT, WITHOUT ROWID;
 
 -- An engine that opened the file; `closed_at` is null while it runs and for good if it died.

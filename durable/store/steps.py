@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from durable.store.database import Tx
 from durable.store.workflows import RunIsOver
 
-VALUE, ERROR, TIMEOUT = "value", "error", "timeout"
+VALUE, ERROR, TIMEOUT, CANCELLED = "value", "error", "timeout", "cancelled"
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where a step stands in its run: a lane (``''`` is the workflow) and a number from 1."""
 
     lane: str
@@ -30,16 +28,14 @@ NOWHERE = Place("", 0)
 """Where a caller outside workflows stands."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a step ended: VALUE, ERROR or TIMEOUT, with the recorded text of the first two."""
+class Outcome(NamedTuple):
+    """How a step ended: VALUE or ERROR, with the recorded text, TIMEOUT or CANCELLED."""
 
     kind: str
     text: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A recorded step; without an `outcome` it is undecided."""
 
     name: str
@@ -59,7 +55,16 @@ def load(tx: Tx, workflow: int) -> dict[Place, Record]:
         """,
         {"workflow": workflow},
     )
-    return {Place(row["lane"], row["number"]): _record(row) for row in rows}
+    return {
+        Place(lane, number): Record(
+            name,
+            None if outcome is None else Outcome(outcome, value),
+            attempt,
+            until_at,
+            started_at,
+        )
+        for lane, number, name, outcome, value, attempt, until_at, started_at in rows
+    }
 
 
 def decide(
@@ -147,6 +152,31 @@ def postpone(
         raise RunIsOver
 
 
+def cancel(tx: Tx, run: tuple[int, int], place: Place, name: str, *, now: float) -> None:
+    """Record that the code of the workflow cancelled the call, whatever had come of it."""
+    cursor = tx.execute(
+        """
+        INSERT INTO durable_step
+               (workflow, lane, number, name, outcome, started_at, finished_at)
+        SELECT seq, :lane, :number, :name, 'cancelled', :now, :now
+          FROM durable_workflow
+         WHERE seq = :seq AND epoch = :epoch
+            ON CONFLICT (workflow, lane, number) DO UPDATE
+           SET outcome = 'cancelled', value = NULL, until_at = NULL, finished_at = :now
+        """,
+        {
+            "seq": run[0],
+            "epoch": run[1],
+            "lane": place.lane,
+            "number": place.number,
+            "name": name,
+            "now": now,
+        },
+    )
+    if cursor.rowcount != 1:
+        raise RunIsOver
+
+
 def copy(tx: Tx, source: int, target: int, before: int) -> None:
     """Give a fork the steps before number `before`, with the lanes that they opened."""
     tx.execute(
@@ -162,8 +192,3 @@ def copy(tx: Tx, source: int, target: int, before: int) -> None:
         """,
         {"source": source, "target": target, "before": before},
     )
-
-
-def _record(row: Any) -> Record:
-    outcome = None if row["outcome"] is None else Outcome(row["outcome"], row["value"])
-    return Record(row["name"], outcome, row["attempt"], row["until_at"], row["started_at"])

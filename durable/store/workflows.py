@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from durable.codec import decode_error
-from durable.errors import NonDeterminism, WorkflowConflict, WorkflowNotFound
+from durable.errors import Deduplicated, NonDeterminism, WorkflowConflict, WorkflowNotFound
 from durable.records import Status
 from durable.store.database import DamagedRow, Tx
 
@@ -22,8 +22,19 @@ class RunIsOver(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Queued:
+    """In which queue a run waits, and what for."""
+
+    queue: str
+    priority: int | None = None
+    dedup: str | None = None
+    partition: str | None = None
+    delay: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class NewWorkflow:
-    """What `insert` needs to know of a run."""
+    """What `insert` needs to know of a run, or `queues.add` of one that is `queued`."""
 
     id: str
     name: str
@@ -32,6 +43,7 @@ class NewWorkflow:
     parent_id: str | None = None
     version: str | None = None
     tags: tuple[str, ...] = ()
+    queued: Queued | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +66,9 @@ class State:
     parent_id: str | None
     reason: str | None
     seed: str
+    queue: str | None
+    partition: str | None
+    dedup: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +101,11 @@ def key_to_wait_for(keys: Sequence[str]) -> str:
 def start_key(workflow_id: str) -> str:
     """Tells the engine that a workflow wants to be taken up."""
     return f"start/{workflow_id}"
+
+
+def queue_key(queue: str) -> str:
+    """Tells the engine that something in the queue may be able to start."""
+    return f"queue/{queue}"
 
 
 # ---------------------------------------------------------------------- beginning
@@ -125,7 +145,7 @@ def find(tx: Tx, workflow_id: str) -> State:
     row = tx.row("SELECT * FROM durable_workflow WHERE id = :id", {"id": workflow_id})
     if row is None:
         raise WorkflowNotFound(workflow_id)
-    return _state(row)
+    return state_of(row)
 
 
 def unfinished(tx: Tx, *, after: int, limit: int) -> list[State]:
@@ -140,12 +160,12 @@ def unfinished(tx: Tx, *, after: int, limit: int) -> list[State]:
         """,
         {"after": after, "limit": limit},
     )
-    return [_state(row) for row in rows]
+    return [state_of(row) for row in rows]
 
 
 def everything(tx: Tx) -> list[State]:
     """All runs of the file, in the order of their creation."""
-    return [_state(row) for row in tx.rows("SELECT * FROM durable_workflow ORDER BY seq", {})]
+    return [state_of(row) for row in tx.rows("SELECT * FROM durable_workflow ORDER BY seq", {})]
 
 
 def ending(tx: Tx, seq: int) -> Ending | None:
@@ -245,6 +265,13 @@ def give_up(tx: Tx, state: State, *, reason: str, recoveries: int, now: float) -
         },
     )
     tx.touch(key(state.seq))
+    _free_slot(tx, state.queue)
+
+
+def _free_slot(tx: Tx, queue: str | None) -> None:
+    """A run of the queue, if it is of one, does not hold its slot any more."""
+    if queue is not None:
+        tx.touch(queue_key(queue))
 
 
 def set_waiting(
@@ -262,15 +289,21 @@ def set_waiting(
 
 
 def release(tx: Tx, seq: int, epoch: int, reason: str | None) -> None:
-    """The run is in nobody's hands, although this process lives; `reason` says why."""
-    tx.execute(
+    """The run is in nobody's hands, although this process lives; `reason` says why.
+
+    With a reason it has no slot in its queue, until it waits there again (`queues.put_back`).
+    """
+    row = tx.row(
         """
         UPDATE durable_workflow
            SET holder = NULL, reason = :reason
          WHERE seq = :seq AND epoch = :epoch AND status = 'PENDING'
+        RETURNING queue
         """,
         {"seq": seq, "epoch": epoch, "reason": reason},
     )
+    if row is not None:
+        _free_slot(tx, row["queue"])
 
 
 def release_all(tx: Tx, holder: int) -> None:
@@ -318,7 +351,7 @@ def family(tx: Tx, workflow_id: str) -> list[State]:
         """,
         {"id": workflow_id},
     )
-    return [_state(row) for row in rows]
+    return [state_of(row) for row in rows]
 
 
 def cancel(tx: Tx, workflow_id: str, *, children: bool, reason: str, now: float) -> Status | None:
@@ -354,6 +387,7 @@ def _cancel_one(tx: Tx, state: State, *, reason: str, cancelled_by: str | None, 
     )
     tx.touch(key(state.seq))
     tx.touch(cancel_key(state.id))
+    _free_slot(tx, state.queue)
 
 
 def resume(tx: Tx, workflow_id: str, *, now: float) -> None:
@@ -389,26 +423,58 @@ def _cancelled_by(tx: Tx, seq: int) -> str | None:
 
 
 def _resume_one(tx: Tx, state: State, now: float) -> None:
+    """One of a queue waits there again, at its old place; its deadline counts from its start."""
+    if state.queue is not None and state.dedup is not None:
+        refuse_duplicate(tx, state.queue, state.dedup)
     tx.execute(
         """
         UPDATE durable_workflow
-           SET status = 'PENDING', epoch = epoch + 1, holder = NULL, recoveries = 0,
+           SET status = CASE WHEN queue IS NULL THEN 'PENDING'
+                             WHEN delay_until > :now THEN 'DELAYED'
+                             ELSE 'ENQUEUED' END,
+               epoch = epoch + 1, holder = NULL, recoveries = 0,
                result = NULL, error = NULL, reason = NULL, cancelled_by = NULL,
-               finished_at = NULL, waits_for = NULL, wake_at = NULL, deadline_at = :now + timeout
+               finished_at = NULL, waits_for = NULL, wake_at = NULL, debounce = NULL,
+               deadline_at = iif(queue IS NULL, :now + timeout, NULL)
          WHERE seq = :seq
         """,
         {"seq": state.seq, "now": now},
     )
-    tx.touch(start_key(state.id))
+    tx.touch(start_key(state.id) if state.queue is None else queue_key(state.queue))
+
+
+def find_dedup(tx: Tx, queue: str, dedup: str) -> str | None:
+    """The id of the run that waits or runs in the queue under `dedup`."""
+    row = tx.row(
+        """
+        SELECT id
+          FROM durable_workflow
+         WHERE queue = :queue AND dedup = :dedup AND finished_at IS NULL
+        """,
+        {"queue": queue, "dedup": dedup},
+    )
+    return None if row is None else str(row["id"])
+
+
+def refuse_duplicate(tx: Tx, queue: str, dedup: str) -> None:
+    """Raise Deduplicated if a run waits or runs in the queue under `dedup`."""
+    holder = find_dedup(tx, queue, dedup)
+    if holder is not None:
+        raise Deduplicated(queue, dedup, holder)
 
 
 def fork(tx: Tx, original: State, new_id: str, *, now: float) -> int:
-    """The number of a copy of the run with no records; WorkflowConflict if the id exists."""
+    """The number of a copy of the run with no records; WorkflowConflict if the id exists.
+
+    A copy of one of a queue waits its turn there, behind those that wait already.
+    """
     cursor = tx.execute(
         """
         INSERT INTO durable_workflow
-               (id, name, status, input, created_at, timeout, seed, version, tags)
-        SELECT :id, name, 'PENDING', input, :now, timeout, seed, version, tags
+               (id, name, status, input, created_at, timeout, seed, version, tags,
+                queue, priority, partition)
+        SELECT :id, name, iif(queue IS NULL, 'PENDING', 'ENQUEUED'), input, :now, timeout, seed,
+               version, tags, queue, priority, partition
           FROM durable_workflow
          WHERE seq = :seq
             ON CONFLICT (id) DO NOTHING
@@ -417,7 +483,7 @@ def fork(tx: Tx, original: State, new_id: str, *, now: float) -> int:
     )
     if not cursor.rowcount or cursor.lastrowid is None:
         raise WorkflowConflict(new_id, "exists already; a fork needs an id of its own")
-    tx.touch(start_key(new_id))
+    tx.touch(start_key(new_id) if original.queue is None else queue_key(original.queue))
     return cursor.lastrowid
 
 
@@ -448,7 +514,8 @@ def close_session(tx: Tx, session: int, *, now: float) -> None:
 _STATE_FIELDS = tuple(State.__dataclass_fields__)
 
 
-def _state(row: Any) -> State:
+def state_of(row: Any) -> State:
+    """The record of a row of the table; DamagedRow if it makes no sense."""
     try:
         values = {name: row[name] for name in _STATE_FIELDS}
         values["status"] = Status(values["status"])

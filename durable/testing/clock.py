@@ -20,6 +20,7 @@ from types import FrameType
 
 from durable.clock import as_datetime, moment
 from durable.errors import InvalidArgument
+from durable.testing.loops import VirtualLoop
 from durable.testing.places import program_line
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -71,6 +72,7 @@ class _Member:
 
     name: str
     waits: _Wait | None = None
+    background: bool = False
     away: bool = False
     ended: bool = False
     deadlock: str | None = None
@@ -149,9 +151,11 @@ class VirtualClock:
             self._wait_once(me, _Wait(condition, ready, deadline))
         return True
 
-    def spawn(self, name: str, target: Callable[[], None]) -> VirtualThread:
+    def spawn(
+        self, name: str, target: Callable[[], None], *, background: bool = False
+    ) -> VirtualThread:
         """A thread that begins when it is its turn."""
-        member = _Member(name)
+        member = _Member(name, background=background)
 
         def run() -> None:
             self._local.member = member
@@ -170,6 +174,10 @@ class VirtualClock:
         self._members.append(member)
         thread.start()
         return VirtualThread(self, member, thread)
+
+    def event_loop(self) -> VirtualLoop:
+        """A loop for coroutines, whose time is the clock's."""
+        return VirtualLoop(self)
 
     def switch(self) -> None:
         """A place where another thread may go on first; the seed decides."""
@@ -195,6 +203,19 @@ class VirtualClock:
             raise InvalidArgument(f"time cannot be turned back, and {span} s are negative")
         until = self._now + span
         self._let_go_on(_Wait(threading.Condition(), lambda: False, until))
+        self.settle()
+
+    def set(self, to: datetime) -> None:
+        """Set the clock forward or back, as a person does, and as a laptop's sleep does.
+
+        Nothing runs in between, as it does in `advance`; then what is late by now goes on.
+
+            clock.set(clock.moment + timedelta(hours=8))
+        """
+        now = moment(to, "what a clock is set to")
+        if self._me() is not self._owner:
+            raise _not_the_owner()
+        self._now = now
         self.settle()
 
     def settle(self) -> None:
@@ -254,9 +275,7 @@ class VirtualClock:
 
     def _let_go_on(self, wait: _Wait) -> None:
         if self._me() is not self._owner:
-            raise InvalidArgument(
-                "only the thread that made the clock drives it, and never from inside a workflow"
-            )
+            raise _not_the_owner()
         with wait.condition:
             self._wait_once(self._owner, wait)
 
@@ -371,15 +390,16 @@ class VirtualClock:
         ]
 
     def _jump(self) -> bool:
-        """Go to the next deadline; False if there is none."""
+        """Go to the next deadline; False if there is none but of threads in the background."""
         deadlines = [
-            each.waits.deadline
+            (each.waits.deadline, each.background)
             for each in self._members
             if each.waits is not None and each.waits.deadline is not None
         ]
-        if deadlines:
-            self._now = max(self._now, min(deadlines))
-        return bool(deadlines)
+        if all(background for _, background in deadlines):
+            return False
+        self._now = max(self._now, min(deadlines)[0])
+        return True
 
     def _end(self, member: _Member) -> None:
         with self._mutex:
@@ -417,7 +437,16 @@ class VirtualClock:
             return f"{'running' if member is self._holder else 'ready'}{at}"
         if member.waits.deadline is None:
             return f"waits{at}"
-        return f"waits until {show_moment(member.waits.deadline)}{at}"
+        until = f"waits until {show_moment(member.waits.deadline)}"
+        if member.background:
+            return f"{until}, which clock.advance() and sleeps pass, but nobody waits for"
+        return f"{until}{at}"
+
+
+def _not_the_owner() -> InvalidArgument:
+    return InvalidArgument(
+        "only the thread that made the clock drives it, and never from inside a workflow"
+    )
 
 
 def _at(frame: FrameType | None) -> str:

@@ -42,6 +42,7 @@ class TestEngine(Engine):
 
     def __init__(self, path: str | Path, *, clock: Clock, **options: Any) -> None:
         options.setdefault("synchronous", "normal")
+        options.setdefault("schedules", False)  # not another job of the program, for every test
         super().__init__(path, clock=clock, **options)
         self.journal = Journal(clock)
         self._hooks.observer = self.journal
@@ -97,7 +98,8 @@ def engine(
 ) -> Iterator[TestEngine]:
     """An engine on a temporary file with a `VirtualClock` of its own, gone at the end.
 
-    `clock` and `path` may be given instead, and all `options` of `Engine`. What is still running at
+    `clock` and `path` may be given instead, and all `options` of `Engine`; schedules run only with
+    ``schedules=True``. What is still running at
     the end is stopped, and a table of it is logged. An error of a background thread is raised, as
     an ExceptionGroup; an exception that leaves the block gets a note of what the workflows did.
     The engine does not hear what a `Client` of its file does: it is one itself.

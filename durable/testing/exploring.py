@@ -8,6 +8,7 @@ sent before the crash is not sent a second time.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import threading
 import time
@@ -87,7 +88,14 @@ class _Outcome:
 # ---------------------------------------------------------------------- crashes
 
 
-def crashes(program: Program, *, depth: int = 1, seed: int = 0, only: str | None = None) -> Report:
+def crashes(
+    program: Program,
+    *,
+    depth: int = 1,
+    seed: int = 0,
+    only: str | None = None,
+    schedules: bool = False,
+) -> Report:
     """Kill the process before and after each write of the program, and let a new engine finish.
 
     The outcome of every workflow, its steps, events and streams, and the messages left must be
@@ -95,6 +103,7 @@ def crashes(program: Program, *, depth: int = 1, seed: int = 0, only: str | None
     its own writes too. AssertionError names the first place where something differs, with both
     stories; `only` tries that place alone. Values that differ between two runs without a crash are
     not compared. What the program keeps in memory outlives its process here: only the file counts.
+    With `schedules`, their moments begin runs, until the program has returned.
 
         def program(engine):
             checkout.options(id="17").start("17")
@@ -103,7 +112,7 @@ def crashes(program: Program, *, depth: int = 1, seed: int = 0, only: str | None
         testing.crashes(program)
     """
     began = time.perf_counter()
-    search = _Search(program, seed, depth)
+    search = _Search(program, seed, depth, schedules)
     if only is None:
         search.below((), search.calm.labels[0])
     else:
@@ -114,14 +123,15 @@ def crashes(program: Program, *, depth: int = 1, seed: int = 0, only: str | None
 class _Search:
     """Visits places, and below each of them those of the engine that recovers."""
 
-    def __init__(self, program: Program, seed: int, depth: int) -> None:
+    def __init__(self, program: Program, seed: int, depth: int, schedules: bool) -> None:
         if depth < 1:
             raise InvalidArgument(f"depth is how often the process dies: 1 or more, not {depth!r}")
         self._program = program
         self._seed = seed
         self._depth = depth
-        self.calm = _run(program, seed, ())
-        self._varying = _varying(self.calm, _run(program, seed, ()))
+        self._schedules = schedules
+        self.calm = _run(program, seed, schedules)
+        self._varying = _varying(self.calm, _run(program, seed, schedules))
         self.tried = 0
 
     def below(self, above: tuple[Place, ...], labels: list[str]) -> None:
@@ -139,7 +149,7 @@ class _Search:
         again = f"to try just this one: crashes(program, only={_name(places)!r}{seed})"
         crashed = _Outcome()
         try:
-            _run_into(crashed, self._program, self._seed, places)
+            _run_into(crashed, self._program, self._seed, places, self._schedules)
         except _NotReached as error:
             raise AssertionError(f"{error}\n{crashed.story}\n{again}") from None
         except BaseException as error:
@@ -176,6 +186,14 @@ def _describe(places: Iterable[Place], labels: list[list[str]]) -> str:
     )
 
 
+def _caller() -> object:
+    """Who writes: a task, where an event loop runs, or a thread."""
+    try:
+        return asyncio.current_task() or threading.get_ident()
+    except RuntimeError:
+        return threading.get_ident()
+
+
 class _Life:
     """Observes the writes of one engine in the place of its journal; it may die at one of them."""
 
@@ -183,7 +201,7 @@ class _Life:
         self._engine = engine
         self._journal = engine.journal
         self._place = place
-        self._number_of: dict[int, int] = {}
+        self._number_of: dict[object, int] = {}
         self.labels: list[str] = []
         self.death: str | None = None
 
@@ -193,7 +211,7 @@ class _Life:
         if self.death is not None:
             self._stop()
         self.labels.append(label)
-        self._number_of[threading.get_ident()] = len(self.labels)
+        self._number_of[_caller()] = len(self.labels)
         if len(self.labels) > MOST_WRITES:
             self._die(ENDLESS)
         self._die_at("before")
@@ -205,7 +223,7 @@ class _Life:
         self._journal.switch()
 
     def _die_at(self, when: str) -> None:
-        number = self._number_of[threading.get_ident()]
+        number = self._number_of[_caller()]
         if self._place == Place(number, when) and self.death is None:
             self._die(f"died {when} {self.labels[number - 1]!r}")
 
@@ -232,31 +250,38 @@ class _Life:
             )
 
 
-def _run(program: Program, seed: int, places: tuple[Place, ...]) -> _Outcome:
+def _run(program: Program, seed: int, schedules: bool) -> _Outcome:
     outcome = _Outcome()
-    _run_into(outcome, program, seed, places)
+    _run_into(outcome, program, seed, (), schedules)
     return outcome
 
 
-def _run_into(outcome: _Outcome, program: Program, seed: int, places: tuple[Place, ...]) -> None:
+def _run_into(
+    outcome: _Outcome, program: Program, seed: int, places: tuple[Place, ...], schedules: bool
+) -> None:
     """Let the program finish, its process dying at the first place, the next at the second, …"""
     clock = VirtualClock(seed)
     with temporary_file() as file:
         for place in places:
-            if not _live(outcome, program, file, clock, place):
+            if not _live(outcome, program, file, clock, place, schedules):
                 raise _NotReached(
                     f"there is no crash at {_name(places)}: write {place.number} of engine "
                     f"{len(outcome.labels)} was not reached, which made "
                     f"{len(outcome.labels[-1])} writes; is the program the same every time?"
                 )
-        _live(outcome, program, file, clock, None)
+        _live(outcome, program, file, clock, None, schedules)
 
 
 def _live(
-    outcome: _Outcome, program: Program, file: Path, clock: VirtualClock, place: Place | None
+    outcome: _Outcome,
+    program: Program,
+    file: Path,
+    clock: VirtualClock,
+    place: Place | None,
+    schedules: bool,
 ) -> bool:
     """One engine, from its first write to its last or to its death; whether it died."""
-    engine = TestEngine(file, clock=clock)
+    engine = TestEngine(file, clock=clock, schedules=schedules)
     life = _Life(engine, place)
     engine._hooks.observer = life
     engine._hooks.new_id = _new_ids()
@@ -304,6 +329,7 @@ def _new_ids() -> Callable[[], str]:
 def _finish(engine: TestEngine) -> None:
     """Let everything end that can: what waits for a message that nobody sends is left waiting."""
     engine.clock.settle()  # recovery may not have begun
+    engine._scheduler.stop()
     try:
         engine._open_engine().runs.wait_idle(None)
     except Stuck:
@@ -418,11 +444,13 @@ def _show(fact: Any) -> str:
 # ---------------------------------------------------------------------- orders
 
 
-def orders(program: Program, *, runs: int = 200, seed: int | None = None) -> Report:
+def orders(
+    program: Program, *, runs: int = 200, seed: int | None = None, schedules: bool = False
+) -> Report:
     """Run the program under many seeds of the clock, each another order of the threads.
 
     The program judges itself: what it raises, a Deadlock too, is raised as AssertionError with the
-    seed and the order of events; `seed` runs that one alone.
+    seed and the order of events; `seed` runs that one alone. `schedules` is as for `crashes`.
 
         def program(engine):
             handles = [transfer.start(n) for n in range(3)]
@@ -433,13 +461,13 @@ def orders(program: Program, *, runs: int = 200, seed: int | None = None) -> Rep
     began = time.perf_counter()
     seeds = range(runs) if seed is None else [seed]
     for each in seeds:
-        _run_order(program, each)
+        _run_order(program, each, schedules)
     return Report(len(seeds), time.perf_counter() - began)
 
 
-def _run_order(program: Program, seed: int) -> None:
+def _run_order(program: Program, seed: int, schedules: bool) -> None:
     with temporary_file() as file:
-        engine = TestEngine(file, clock=VirtualClock(seed))
+        engine = TestEngine(file, clock=VirtualClock(seed), schedules=schedules)
         life = _Life(engine, None)
         engine._hooks.observer = life
         engine._hooks.new_id = _new_ids()

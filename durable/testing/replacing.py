@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from durable.declare import StepFunction, WorkflowFunction
+from durable.declare import DeclaredStep, DeclaredWorkflow
 from durable.engine import Engine
 from durable.errors import InvalidArgument
 from durable.names import callable_name
@@ -75,7 +75,7 @@ def replace(
 
 
 def _name(function: Callable[..., Any]) -> str:
-    if isinstance(function, (StepFunction, WorkflowFunction)):
+    if isinstance(function, (DeclaredStep, DeclaredWorkflow)):
         return function.name
     if not callable(function):
         raise InvalidArgument(f"replace takes a step or a workflow, not {function!r}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import selectors
 import shutil
 import sqlite3
 import tempfile
@@ -10,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from durable.client import check_path
 from durable.clock import SystemClock, Thread
@@ -17,10 +20,11 @@ from durable.codec import Codec
 from durable.engine import Engine
 from durable.errors import InvalidArgument, NonDeterminism, NotADurableFile, StorageError
 from durable.records import Status
-from durable.runtime import execution, recovery
+from durable.runtime import execution, lanes, recovery
 from durable.runtime.context import PATCH, find_scope
 from durable.runtime.host import Host
 from durable.runtime.registry import WorkflowSpec, registry
+from durable.runtime.runs import Run
 from durable.store import steps, workflows
 from durable.store.workflows import State
 
@@ -50,7 +54,14 @@ def replay(
     with tempfile.TemporaryDirectory(prefix="durable-") as folder:
         copy = str(Path(folder) / "copy.db")
         _copy(check_path(source), copy)
-        engine = Engine(copy, recover="manual", synchronous="normal", codec=codec, clock=_NoTime())
+        engine = Engine(
+            copy,
+            recover="manual",
+            synchronous="normal",
+            codec=codec,
+            clock=_NoTime(),
+            schedules=False,
+        )
         engine._hooks.replay_only = True
         try:
             host = engine.open()._open_engine()
@@ -67,7 +78,7 @@ class _NoTime(SystemClock):
 
     real = False
 
-    def spawn(self, name: str, target: Callable[[], None]) -> Thread:
+    def spawn(self, name: str, target: Callable[[], None], *, background: bool = False) -> Thread:
         """A submitted step that was under way stops nobody but who waits for it."""
         scope = find_scope(name)
         target()
@@ -118,7 +129,7 @@ def _replay_all(host: Host, workflow_id: str | None) -> Replayed:
         states = host.database.read(workflows.everything)
     for state in states:
         spec = registry.workflow(state.name)
-        missing = recovery._missing(host, spec, state)
+        missing = recovery.what_is_missing(host, spec, state)
         if spec is None or missing is not None:
             report.skipped[state.id] = missing or ""
         elif state.status not in (Status.ENQUEUED, Status.DELAYED):
@@ -132,8 +143,8 @@ def _replay_all(host: Host, workflow_id: str | None) -> Replayed:
 
 def _replay_one(host: Host, spec: WorkflowSpec, state: State) -> None:
     records = host.database.read(partial(steps.load, workflow=state.seq))
-    run = recovery._make_run(spec, state, state.epoch, records)
-    ended = execution.call_body(host, run)
+    run = recovery.make_run(host, spec, state, state.epoch, records)
+    ended = _follow(host, run)
     if isinstance(run.failure, NonDeterminism):
         raise run.failure
     left = [place for place, record in run.records.items() if not record.name.startswith(PATCH)]
@@ -144,3 +155,52 @@ def _replay_one(host: Host, spec: WorkflowSpec, state: State) -> None:
             end += f" in {type(ended.error).__name__}"
         error = NonDeterminism(run.id, run.name, str(place), run.records[place].name, end)
         raise error from ended.error
+
+
+def _follow(host: Host, run: Run) -> execution.Ended | None:
+    """Run the body to the end of its records; how it ended, if it did there."""
+    if not run.spec.is_async:
+        return execution.call_body(host, run)
+    loop = _NoTimeLoop()
+    lanes.adopt(loop)
+    try:
+        task = loop.create_task(execution.await_body(host, run))
+        loop.stuck = task.cancel
+        return loop.run_until_complete(task)
+    except asyncio.CancelledError:
+        return None  # the code does not cancel any more what it had cancelled
+    finally:
+        lanes.release(loop)
+        loop.close()
+
+
+class _NoTimeLoop(asyncio.SelectorEventLoop):
+    """Takes no time to wait, also for ``asyncio.timeout``; calls `stuck` where nothing can come."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self.stuck: Callable[[], object] = self.stop
+        super().__init__(_NoTimeSelector(self))
+
+    def time(self) -> float:
+        """The moment, in seconds from the start."""
+        return self._now
+
+    def jump(self, span: float | None) -> None:
+        """So long nothing happens; for ever, if it is None."""
+        if span is None:
+            self.stuck()
+        else:
+            self._now += span
+
+
+class _NoTimeSelector(selectors.DefaultSelector):
+    def __init__(self, loop: _NoTimeLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        ready = super().select(0)
+        if not ready and (timeout is None or timeout > 0):
+            self._loop.jump(timeout)
+        return ready

@@ -71,8 +71,8 @@ def test_in_the_order_of_creation(path: str, monkeypatch: pytest.MonkeyPatch) ->
 
     def traced(self: Database, label: str, fn: Any) -> Any:
         result = write(self, label, fn)
-        if label.startswith("recover") and result is not None:
-            labels.append(result.id)
+        if label.startswith("recover"):
+            labels.extend(run.id for run in result)
         return result
 
     monkeypatch.setattr(Database, "write", traced)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from durable.runtime.registry import registry
 from tests.processes.programs import new_seed
 from tests.store.recording import Recorder, rich_session
 
@@ -20,7 +21,8 @@ def session_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recorded(session_path: Path) -> Recorder:
     """All SQL of the session."""
     recorder = Recorder()
-    with recorder.listening(pytest.MonkeyPatch()):
+    with pytest.MonkeyPatch.context() as patch, recorder.listening(patch):
+        patch.setattr(registry, "_schedules", {})  # for the session alone
         rich_session(str(session_path))
     return recorder
 

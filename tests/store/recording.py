@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import durable
-from durable import Client, Engine, Retry, step, transaction, workflow
+from durable import (
+    Client,
+    Debouncer,
+    Engine,
+    Queue,
+    Rate,
+    Retry,
+    aio,
+    step,
+    transaction,
+    workflow,
+)
+from durable.runtime.queues import Queues
 from durable.store import database
-from tests.support import PATIENCE, Gate, dying
+from durable.testing import VirtualClock
+from tests.support import PATIENCE, Gate, dying, until
 
 STORE = Path(database.__file__).parent
 
@@ -156,6 +171,15 @@ def reads(workflow_id: str) -> int:
 
 
 @workflow
+async def gives_up() -> None:
+    """Cancels a call, which is recorded with the next one."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await aio.recv("nothing")
+    await aio.set_event("gave up", True)
+
+
+@workflow
 def fails() -> None:
     raise ValueError("no")
 
@@ -167,6 +191,7 @@ def expires() -> None:
 
 _gates: dict[str, Gate] = {}
 _left: list[str] = []
+_left_in_queue: list[str] = []
 
 
 @step
@@ -199,8 +224,86 @@ def family(name: str) -> None:
     durable.recv("never")
 
 
+def _schedule(engine: Engine, client: Client) -> None:
+    """Declare a schedule, let it run and be missed, and do all that can be done to it."""
+
+    @durable.schedule("@yearly", missed="skip", name="yearly")
+    @workflow(name="yearly")
+    def yearly(moment: datetime) -> int:
+        return moment.year
+
+    until(client.schedules)
+    after = client.schedules()[0].next_at
+    assert after is not None
+    engine._scheduler.turn(after.timestamp())
+    engine._scheduler.turn(after.timestamp() + 400 * 86_400)
+    with suppress(durable.ScheduleNotFound):
+        client.pause_schedule("daily")
+    client.pause_schedule("yearly")
+    client.resume_schedule("yearly")
+    assert client.trigger("yearly").result(PATIENCE)
+    before = datetime.now(UTC)
+    assert client.backfill("yearly", before - timedelta(days=400), before)[0].result(PATIENCE)
+
+
+slow = Queue("slow", concurrency=1, priority=True)
+rated = Queue("rated", rate=Rate(1, per=3600), partitioned=True)
+
+
+@workflow(timeout=3600)
+def knows_its_time() -> None: ...
+
+
+def queue_session(path: str) -> None:
+    """What queues do, over the exit of a run, a restart and a clock that is set back."""
+    clock = VirtualClock()
+    with dying(path, clock=clock) as engine:
+        clock.settle()
+        left = slow.enqueue(leaves_in_queue)
+        clock.settle()
+        assert left.info().reason
+        waiting = [slow.enqueue(at_rest.options(dedup=f"d{n}", priority=n)) for n in range(2)]
+        with pytest.raises(durable.Deduplicated):
+            slow.enqueue(at_rest.options(dedup="d1"))
+        for partition in "ab":
+            rated.enqueue(child.options(partition=partition), 1)
+        clock.settle()
+        waiting[0].cancel()
+        waiting[0].resume()
+        waiting[0].fork().cancel()
+        assert isinstance(engine._host.queues, Queues)
+        engine._host.queues.rescue("slow")
+        clock.advance(seconds=2)
+    earlier = VirtualClock(start=clock.moment - timedelta(hours=1))
+    with Engine(path, clock=earlier) as engine:
+        engine.change_queue(slow, concurrency=5)
+        with pytest.raises(durable.QueueNotFound):
+            engine.enqueue("any", queue="unknown")
+        engine.enqueue("tests.store.recording:knows_its_time", queue="slow").result()
+        later = Debouncer(child, delay=10)
+        assert later.call("k", 1).id == later.call("k", 2).id
+        earlier.advance(seconds=20)
+        later.call("k", 3)
+        assert engine.workflows(queue="slow")
+        for each in engine.workflows(queue="slow"):
+            engine.cancel(each.id)
+
+
+@workflow
+def leaves_in_queue() -> None:
+    if not _left_in_queue:
+        _left_in_queue.append(durable.current().workflow_id)
+        raise SystemExit
+
+
+@workflow
+def at_rest() -> None:
+    durable.recv("never")
+
+
 def rich_session(path: str) -> None:
     """Two engines one after the other, the first of which dies, and a client beside them."""
+    queue_session(path)
     _gates.update(dead=Gate(), cancelled=Gate(), poison=Gate())
     with dying(path) as engine:
         with suppress(SystemExit):
@@ -227,6 +330,7 @@ def rich_session(path: str) -> None:
         assert engine.start(reads, streaming.id).result(PATIENCE) == 2
         assert list(client.handle(streaming.id).stream("s", live=True))
         streaming.fork(step=4).result(PATIENCE)
+        engine.run(gives_up)
         failed = engine.start(fails)
         with pytest.raises(ValueError, match="no"):
             failed.result(PATIENCE)
@@ -241,6 +345,7 @@ def rich_session(path: str) -> None:
         assert client.event("top", "winner") == client.events("top")["winner"]
         assert client.workflows(status="SUCCESS", name=top.info().name, limit=10)
         client.handle("top").steps()
+        _schedule(engine, client)
         engine.recover()
         assert engine._watcher is not None
         engine._watcher.forget()

@@ -61,6 +61,8 @@ SCHEDULE: dict[str, Any] = {
     "cron": "* * * * *",
     "tz": "UTC",
     "missed": "latest",
+    "passed_at": 1.0,
+    "session": 1,
 }
 SESSION: dict[str, Any] = {"pid": 1, "opened_at": 1.0}
 
@@ -71,6 +73,7 @@ GOOD = {
     "durable_event": EVENT,
     "durable_stream": STREAM,
     "durable_queue": QUEUE,
+    "durable_queue_start": {"queue": "q", "at": 1.0, "number": 1},
     "durable_schedule": SCHEDULE,
     "durable_session": SESSION,
     "durable_signal": {"key": "k"},
@@ -157,7 +160,9 @@ WRONG = [
     ),
     ("durable_workflow", {"status": "DEAD"}, "what is dead, died some time"),
     ("durable_workflow", {"status": "ENQUEUED"}, "what is queued is in a queue"),
-    ("durable_workflow", {"status": "DELAYED"}, "what is delayed is in a queue"),
+    ("durable_workflow", {"status": "DELAYED", "delay_until": 5.0}, "so is what is delayed"),
+    ("durable_workflow", {"status": "DELAYED", "queue": "q"}, "a delay has an end"),
+    ("durable_workflow", {"status": "ENQUEUED", "queue": "q", "holder": 1}, "nobody holds it yet"),
     # steps
     ("durable_step", {"number": 0}, "steps are counted from one"),
     ("durable_step", {"outcome": "done"}, "the outcome is one of three"),
@@ -186,6 +191,9 @@ WRONG = [
     # schedules
     ("durable_schedule", {"missed": "some"}, "the policy is one of three"),
     ("durable_schedule", {"name": ""}, "a schedule has a name"),
+    ("durable_schedule", {"workflow": ""}, "a schedule has a workflow"),
+    ("durable_schedule", {"passed_at": None}, "it begins somewhere"),
+    ("durable_schedule", {"timeout": -1.0}, "no span of a workflow is negative"),
     ("durable_schedule", {"paused": 2}, "yes or no"),
 ]
 
@@ -210,7 +218,8 @@ def test_a_running_workflow_cannot_be_changed_to_a_wrong_state(
 
 
 @pytest.mark.parametrize(
-    "table", ["durable_workflow", "durable_step", "durable_event", "durable_stream"]
+    "table",
+    ["durable_workflow", "durable_step", "durable_event", "durable_stream", "durable_queue_start"],
 )
 def test_a_second_row_of_one_key_is_refused(connection: sqlite3.Connection, table: str) -> None:
     """One run has an id, one outcome a step, one place a value of an event or a stream."""
@@ -231,6 +240,27 @@ def test_a_second_message_of_one_idempotency_key_is_refused(
         put(connection, "durable_message", idempotency_key="k")
 
 
+def test_a_second_unfinished_run_of_one_dedup_is_refused(connection: sqlite3.Connection) -> None:
+    """In one queue; once the first has ended, the text is free again."""
+    put(connection, "durable_workflow", queue="q", dedup="d")
+    put(connection, "durable_workflow", queue="other", dedup="d", id="v")
+    with pytest.raises(sqlite3.IntegrityError):
+        put(connection, "durable_workflow", queue="q", dedup="d", id="x", status="ENQUEUED")
+    connection.execute("UPDATE durable_workflow SET status = 'CANCELLED', finished_at = 2.0")
+    put(connection, "durable_workflow", queue="q", dedup="d", id="x", status="ENQUEUED")
+
+
+def test_a_second_run_to_come_of_one_debouncer_is_refused(connection: sqlite3.Connection) -> None:
+    """Of one workflow and key; once the first is due, there may be another."""
+    coming = {"status": "DELAYED", "queue": "q", "delay_until": 5.0, "debounce": "k"}
+    put(connection, "durable_workflow", **coming)
+    put(connection, "durable_workflow", **coming | {"id": "v", "name": "m:other"})
+    with pytest.raises(sqlite3.IntegrityError):
+        put(connection, "durable_workflow", **coming | {"id": "x"})
+    connection.execute("UPDATE durable_workflow SET status = 'ENQUEUED'")
+    put(connection, "durable_workflow", **coming | {"id": "x"})
+
+
 def test_the_number_of_a_deleted_run_is_never_used_again(connection: sqlite3.Connection) -> None:
     """What still points to it can never mean another."""
     put(connection, "durable_workflow", id="a")
@@ -246,10 +276,14 @@ def test_the_number_of_a_deleted_run_is_never_used_again(connection: sqlite3.Con
 # Scans that are meant, by the function that makes them.
 ALLOWED = {
     "workflows.release_all": "goes over the partial index that holds unfinished runs only",
+    "schedules.everything": "goes over all schedules, which are as many as the program declares",
+    "schedules.find": "names the schedules that there are, where there is none of the name",
+    "queues.names": "goes over the queues, of which there are a handful",
+    "queues.with_work": "goes over the queues, too",
     "migrations._refuse_strangers": "counts the tables of a file that is not known yet",
 }
 # What EXPLAIN calls a scan and is none of a table: lists given as JSON, and recursive queries.
-NO_TABLE = re.compile(r"SCAN (json_each|CONSTANT ROW|family)\b")
+NO_TABLE = re.compile(r"SCAN (json_each\b|CONSTANT ROW\b|family\b|\(subquery)")
 
 
 def plan(connection: sqlite3.Connection, statement: Statement) -> list[str]:

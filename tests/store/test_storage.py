@@ -517,6 +517,16 @@ def test_a_file_that_is_damaged_while_it_is_open_is_corrupt(whole: Path, tmp_pat
         engine.close(timeout=0)
 
 
+def test_whoever_watches_a_damaged_file_is_told(whole: Path, tmp_path: Path) -> None:
+    """The look whether another process has changed the file fails as all else does."""
+    path = Path(shutil.copy(whole, tmp_path / "test.db"))
+    with Client(path) as client:
+        watch = client._open_file().database.watch()
+        watch._connection.close()
+        with pytest.raises(StorageError):
+            watch.changed()
+
+
 # ---------------------------------------------------------------------- locked by others
 
 HOLDS = """\

@@ -92,6 +92,60 @@ def test_a_clock_begins_where_it_is_told() -> None:
         VirtualClock(start=datetime(2030, 5, 6))
 
 
+def test_a_clock_that_is_set_forward_lets_nothing_run_in_between(clock: VirtualClock) -> None:
+    """As when a laptop sleeps: all that fell due goes on at the end, late."""
+    log: list[Any] = []
+    spawn_sleepers(clock, log, 30, 10)
+    clock.settle()
+    clock.set(clock.moment + timedelta(seconds=60))
+    assert sorted(log) == [(10, 60), (30, 60)]
+
+
+def test_a_clock_that_is_set_back_makes_all_wait_longer(clock: VirtualClock) -> None:
+    """A deadline is a moment, not a span."""
+    log: list[Any] = []
+    spawn_sleepers(clock, log, 10)
+    clock.settle()
+    clock.set(clock.moment - timedelta(seconds=5))
+    clock.advance(seconds=14)
+    assert log == []
+    clock.advance(seconds=1)
+    assert log == [(10, 10)]
+
+
+def test_a_clock_is_set_to_a_moment_by_its_owner(clock: VirtualClock) -> None:
+    """One with a time zone, and by nobody else."""
+    with pytest.raises(InvalidArgument, match=r"clock is set to.*time zone"):
+        clock.set(datetime(2030, 5, 6))
+    refused: list[str] = []
+
+    def another() -> None:
+        with pytest.raises(InvalidArgument, match="only the thread that made the clock"):
+            clock.set(clock.moment)
+        refused.append("refused")
+
+    clock.spawn("another", another)
+    clock.settle()
+    assert refused == ["refused"]
+
+
+def test_what_waits_in_the_background_is_passed_but_not_waited_for(clock: VirtualClock) -> None:
+    """Time jumps over its deadlines on the way to another one, and never on their account alone."""
+    log: list[float] = []
+
+    def beat() -> None:
+        while len(log) < 1000:
+            wait(clock, 10)
+            log.append(passed(clock))
+
+    clock.spawn("beat", beat, background=True)
+    with pytest.raises(Deadlock):
+        wait(clock)
+    assert log == []
+    wait(clock, 35)
+    assert log == [10, 20, 30]
+
+
 def test_what_is_there_already_is_not_waited_for(clock: VirtualClock) -> None:
     """A wait that is over before it begins moves no time, whether it was given or is due."""
     given = Signal(clock)

@@ -14,8 +14,9 @@ import pytest
 import durable
 from durable import InvalidArgument, Retry, step, transaction, workflow
 from durable.runtime import events, messages
-from durable.runtime.checkpoint import Flow, Subject, Wait, Write, value_outcome
+from durable.runtime.checkpoint import Subject, value_outcome
 from durable.runtime.context import Scope
+from durable.runtime.flows import Flow, Wait, Write
 from durable.store import steps, workflows
 from durable.store.database import Tx
 from durable.store.steps import TIMEOUT, Outcome

@@ -12,10 +12,11 @@ import durable
 from durable import Status, step, workflow
 from durable.errors import WorkflowNotFound
 from durable.records import Workflow
-from durable.runtime import messages
-from durable.runtime.checkpoint import Flow, Subject, Wait, Write
+from durable.runtime import children, messages
+from durable.runtime.checkpoint import Subject
 from durable.runtime.context import Scope
 from durable.runtime.file import File
+from durable.runtime.flows import Flow, Listen, Read, Wait, Write
 from durable.store import steps, workflows
 from durable.store.database import Tx
 from durable.store.steps import Outcome
@@ -225,15 +226,19 @@ def test_a_lost_wake_up_between_look_and_wait(monkeypatch: pytest.MonkeyPatch) -
 
 
 def reads_before_it_listens(
-    self: File, keys: tuple[str, ...], look: Callable[[Tx], T | None], timeout: float | None
-) -> T | None:
+    file: File,
+    keys: tuple[str, ...],
+    look: Callable[[Tx], T | None],
+    timeout: float | None,
+    workflow_id: str | None = None,
+) -> Flow[T | None]:
     """The same from outside a workflow, where the look is no write."""
     while True:
-        found = self.database.read(look)
+        found: T | None = yield Read(look)
         if found is not None:
             return found
-        with self.waiting.listen(*keys) as listener:
-            listener.wait(None)
+        with (yield Listen(*keys)) as listener:
+            yield Wait(listener, None)
 
 
 def test_a_lost_wake_up_of_the_test_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +247,7 @@ def test_a_lost_wake_up_of_the_test_itself(monkeypatch: pytest.MonkeyPatch) -> N
     def program(engine: TestEngine) -> None:
         assert quick.start(1).result() == "1"
 
-    monkeypatch.setattr(File, "wait_for", reads_before_it_listens)
+    monkeypatch.setattr(children, "wait_for", reads_before_it_listens)
     text = failure_of(program, runs=RUNS)
     assert "Deadlock: nothing can happen any more:\n  the test: waits in" in text
     assert failure_of(program, seed=seed_of(text)) == text

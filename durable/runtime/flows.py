@@ -1,0 +1,440 @@
+"""Flows: durable calls as generators that yield what they want done, and the two that do it.
+
+A flow yields commands (`Write`, `Read`, `Wait`, `Call`, …). `drive` does them on the calling
+thread, `drive_async` in the calling task of an event loop. So each call is written once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Generator
+from functools import partial
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+from durable.errors import EngineClosed, StorageError, WaitTimeout, WorkflowCancelled
+from durable.runtime.context import (
+    Scope,
+    StepCall,
+    WasCancelled,
+    await_in_step,
+    run_in_step,
+)
+from durable.runtime.file import File
+from durable.runtime.lanes import begin_task, engine_loop, placed
+from durable.runtime.registry import StepSpec
+from durable.runtime.runs import Stopped
+from durable.runtime.waiting import AsyncListener, Listener
+from durable.store.database import Tx
+from durable.store.steps import Place
+from durable.store.workflows import RunIsOver
+
+T = TypeVar("T")
+
+
+class Actor(Protocol):
+    """For whom a flow is driven: a `Scope` in a workflow, or `Outside`."""
+
+    @property
+    def file(self) -> File:
+        """Where it reads, writes and waits."""
+
+    @property
+    def stop_keys(self) -> tuple[str, ...]:
+        """What ends its waits, besides what it waits for."""
+
+    def check(self) -> None:
+        """Raise Stopped if it is to stop."""
+
+    def begin(self) -> None:
+        """A command is about to be done; Stopped where nothing may be done any more."""
+
+    def explain(self, error: Exception) -> BaseException:
+        """What to raise where the run is over, or the file failed."""
+
+    async def begin_anew(self) -> None:
+        """Wait for what is recorded, before something that is not is begun on an event loop."""
+
+    @property
+    def cancelled(self) -> dict[Place, str]:
+        """Calls that the code has cancelled, and that are not recorded yet."""
+
+    def record_cancelled(self, tx: Tx, calls: dict[Place, str]) -> None:
+        """Record those."""
+
+
+class Outside(NamedTuple):
+    """Code that runs in no workflow, or for no step of one: nothing stops it."""
+
+    file: File
+    stop_keys: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """It has no run that might stop."""
+
+    def begin(self) -> None:
+        """It may do anything at any time."""
+
+    def explain(self, error: Exception) -> BaseException:
+        """The error itself."""
+        return error
+
+    async def begin_anew(self) -> None:
+        """It has no records."""
+
+    @property
+    def cancelled(self) -> dict[Place, str]:
+        """It has no calls that are recorded."""
+        return {}
+
+    def record_cancelled(self, tx: Tx, calls: dict[Place, str]) -> None:
+        """There are none."""
+
+
+def actor(file: File, scope: Scope | None) -> Actor:
+    """The scope in the body of a workflow, else `Outside`."""
+    return Outside(file) if scope is None or scope.step is not None else scope
+
+
+class Command(Protocol):
+    """What a flow may ask its driver to do."""
+
+    def perform(self, actor: Actor) -> Any:
+        """Do it on the calling thread."""
+
+    async def perform_async(self, actor: Actor) -> Any:
+        """Do it for the calling task, while the event loop goes on."""
+
+
+Flow = Generator[Command, Any, T]
+
+
+class Write(Generic[T]):
+    """Run `fn` in a transaction."""
+
+    __slots__ = ("fn", "label")
+
+    def __init__(self, label: str, fn: Callable[[Tx], T]) -> None:
+        self.label = label
+        self.fn = fn
+
+    def perform(self, actor: Actor) -> T:
+        """What `fn` returned; Stopped where the run, or anybody, cannot write any more."""
+        try:
+            return actor.file.database.write(self.label, self.fn)
+        except (RunIsOver, StorageError, EngineClosed) as error:
+            raise actor.explain(error) from None
+
+    async def perform_async(self, actor: Actor) -> Written[T]:
+        """As `perform`; a cancellation waits until the file has answered."""
+        database, signal = actor.file.database, actor.file.on_loop().signal()
+        cancelled = dict(actor.cancelled)
+
+        def write(tx: Tx) -> T:
+            actor.record_cancelled(tx, cancelled)
+            return self.fn(tx)
+
+        try:
+            result = database.write_later(self.label, write if cancelled else self.fn, signal.give)
+        except EngineClosed as error:
+            raise actor.explain(error) from None
+        interrupted = await signal.wait_through()
+        return Written(actor, self.label, result, interrupted, cancelled)
+
+
+class Written(NamedTuple, Generic[T]):
+    """A write that has ended; `interrupted` if its task was cancelled meanwhile."""
+
+    actor: Actor
+    label: str
+    result: Callable[[], T]
+    interrupted: asyncio.CancelledError | None
+    cancelled: dict[Place, str]
+
+    def answer(self) -> T:
+        """What the write returned, or raise what it raised."""
+        observer = self.actor.file.database.observer
+        try:
+            if observer is not None:
+                observer.after(self.label)
+            answer = self.result()
+        except (RunIsOver, StorageError, EngineClosed) as error:
+            raise self.actor.explain(error) from None
+        for place in self.cancelled:
+            self.actor.cancelled.pop(place, None)
+        return answer
+
+
+class Read(Generic[T]):
+    """Look at the file."""
+
+    __slots__ = ("fn",)
+
+    def __init__(self, fn: Callable[[Tx], T]) -> None:
+        self.fn = fn
+
+    def perform(self, actor: Actor) -> T:
+        """What `fn` returned; Stopped where the file cannot be read."""
+        try:
+            return actor.file.database.read(self.fn)
+        except (StorageError, EngineClosed) as error:
+            raise actor.explain(error) from None
+
+    async def perform_async(self, actor: Actor) -> T:
+        """As `perform`: a look waits for nobody, not even for those who write."""
+        return self.perform(actor)
+
+
+class Listen:
+    """Register under keys, to look and wait afterwards; gives the listener, a context manager."""
+
+    __slots__ = ("keys",)
+
+    def __init__(self, *keys: str) -> None:
+        self.keys = keys
+
+    def perform(self, actor: Actor) -> Listener:
+        """A listener for the calling thread."""
+        return actor.file.waiting.listen(*self.keys, *actor.stop_keys)
+
+    async def perform_async(self, actor: Actor) -> AsyncListener:
+        """A listener for the calling task."""
+        file = actor.file
+        return file.waiting.listen_on(file.on_loop(), *self.keys, *actor.stop_keys)
+
+
+class Wait:
+    """Wait until the listener is notified or the moment has come."""
+
+    __slots__ = ("deadline", "listener")
+
+    def __init__(self, listener: Any, deadline: float | None) -> None:
+        self.listener = listener
+        self.deadline = deadline
+
+    def perform(self, actor: Actor) -> None:
+        """Wait; Stopped if that is why it ended."""
+        actor.check()
+        self.listener.wait(self.deadline)
+        actor.check()
+
+    async def perform_async(self, actor: Actor) -> None:
+        """As `perform`."""
+        actor.check()
+        await self.listener.wait(self.deadline)
+        actor.check()
+
+
+class Call:
+    """Run the body of a step."""
+
+    __slots__ = ("fn", "scope", "spec", "step")
+
+    def __init__(self, scope: Scope, spec: StepSpec, step: StepCall, fn: Callable[[], Any]) -> None:
+        self.scope = scope
+        self.spec = spec
+        self.step = step
+        self.fn = fn
+
+    def perform(self, actor: Actor) -> Any:
+        """What the body returned; a coroutine runs on the engine's loop meanwhile."""
+        if self.spec.is_async:
+            return run_on_loop(self.scope, self.step, self._await)
+        return run_in_step(self.scope, self.step, self.fn)
+
+    async def perform_async(self, actor: Actor) -> Any:
+        """As `perform`; a plain function runs on a thread meanwhile."""
+        if self.spec.is_async:
+            return await self._await()
+        host, name = self.scope.host, f"durable {self.scope.run.id} step {self.step.place}"
+        return await host.on_loop().run_beside(
+            partial(host.spawn, name), partial(run_in_step, self.scope, self.step, self.fn)
+        )
+
+    async def _await(self) -> Any:
+        """What the coroutine returns, in time."""
+        task = asyncio.current_task()
+        assert task is not None
+        asked = task.cancelling()
+        try:
+            if self.spec.timeout is None:
+                return await await_in_step(self.scope, self.step, self.fn)
+            return await self._await_in_time(self.spec.timeout)
+        except asyncio.CancelledError as error:
+            if task.cancelling() > asked:
+                raise
+            raise WorkflowCancelled(
+                self.scope.run.id,
+                f"its step {self.spec.name!r} awaited something that had been cancelled",
+            ) from error
+
+    async def _await_in_time(self, seconds: float) -> Any:
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                return await await_in_step(self.scope, self.step, self.fn)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise WaitTimeout(f"the result of step {self.spec.name!r}", seconds) from None
+
+
+def run_on_loop(scope: Scope, step: StepCall, coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """What a coroutine returns that runs on the engine's loop while the calling thread waits."""
+    host, key = scope.host, f"coroutine/{scope.run.id}/{step.place}"
+    tasks: list[asyncio.Task[T]] = []
+
+    def begin() -> None:
+        tasks.append(begin_task(loop, coroutine()))
+        tasks[0].add_done_callback(lambda task: host.waiting.notify([key]))
+
+    def cancel() -> None:
+        tasks[0].cancel()
+
+    with host.waiting.listen(key, scope.run.stop_key) as listener:
+        loop = engine_loop(host)
+        loop.post(begin)
+        while not (tasks and tasks[0].done()):
+            if scope.run.stopping:
+                loop.post(cancel)
+                raise Stopped(scope.run.id)
+            listener.wait(None)
+    return tasks[0].result()
+
+
+class Spawn:
+    """Have a flow driven beside this one."""
+
+    __slots__ = ("begin", "name", "scope")
+
+    def __init__(self, name: str, begin: Callable[[], Flow[None]], scope: Scope) -> None:
+        self.name = name
+        self.begin = begin
+        self.scope = scope
+
+    def perform(self, actor: Actor) -> None:
+        """Drive it on a thread of its own."""
+        self.scope.host.spawn(self.name, self._run)
+
+    def _run(self) -> None:
+        run = self.scope.run
+        run.beside.add(self)
+        try:
+            drive(self.begin(), self.scope)
+        finally:
+            run.beside.discard(self)
+
+    async def perform_async(self, actor: Actor) -> None:
+        """Drive it in a task of its own."""
+        task = begin_task(actor.file.on_loop(), drive_async(self.begin(), self.scope))
+        self.scope.run.beside.add(task)
+        task.add_done_callback(self.scope.run.beside.discard)
+
+
+# ---------------------------------------------------------------------- the two drivers
+
+
+class Carried(Exception):
+    """Takes a StopIteration out of a flow: as it is, a generator would make it a RuntimeError."""
+
+    def __init__(self, error: StopIteration) -> None:
+        self.error = error
+
+
+def carried(error: BaseException) -> BaseException:
+    """The error, as a flow may raise it."""
+    return Carried(error) if isinstance(error, StopIteration) else error
+
+
+def drive(flow: Flow[T], actor: Actor) -> T:
+    """What the flow returns, when all that it asks for is done on the calling thread."""
+    try:
+        command = next(flow)
+        while True:
+            try:
+                actor.begin()
+                answer = command.perform(actor)
+            except BaseException as error:
+                command = flow.throw(error)
+            else:
+                command = flow.send(answer)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+    except Carried as carried:
+        raise carried.error from None
+
+
+async def drive_async(flow: Flow[T], actor: Actor) -> T:
+    """What the flow returns, when all that it asks for is awaited in the calling task.
+
+    A cancellation that comes during a write is raised after it, at the next wait of the flow or at
+    its end: what is half done belongs to nobody.
+    """
+    interrupted: asyncio.CancelledError | None = None
+    try:
+        command = next(flow)
+        begun = False
+        while True:
+            try:
+                if not begun:
+                    begun = True
+                    await actor.begin_anew()
+                    await actor.file.on_loop().turn()
+                actor.begin()
+                if isinstance(command, Write):
+                    written = await command.perform_async(actor)
+                    interrupted = written.interrupted or interrupted
+                    answer = written.answer()
+                elif interrupted is not None:
+                    raise interrupted
+                else:
+                    answer = await command.perform_async(actor)
+            except GeneratorExit:
+                flow.close()
+                raise
+            except BaseException as error:
+                command = flow.throw(error)
+            else:
+                command = flow.send(answer)
+    except StopIteration as done:
+        if interrupted is not None:
+            raise interrupted from None
+        return done.value  # type: ignore[no-any-return]
+    except Carried as carried:
+        raise carried.error from None
+
+
+def perform(
+    file: File, scope: Scope | None, call: Callable[[Scope | None], Flow[T]], *, places: int = 1
+) -> Coroutine[Any, Any, T]:
+    """What the call returns, awaited; in the body of a workflow it has its number from now on.
+
+    A call that is recorded at several `places` has as many numbers.
+    """
+    if scope is None or scope.step is not None:
+        return drive_async(call(scope), Outside(file))
+    return perform_in(scope.take(places), call)
+
+
+async def perform_in(scope: Scope, call: Callable[[Scope], Flow[T]]) -> T:
+    """What the call returns, at the next place of that scope.
+
+    If the code of the workflow cancels it (a timeout, a task group), that is an outcome as well: it
+    is recorded with what the workflow does next, and a replay waits to be cancelled again. A run
+    that is stopped sees it as a cancellation, too.
+    """
+    place = Place(scope.lane, scope.number + 1)
+    try:
+        return await drive_async(call(scope), scope)
+    except WasCancelled:
+        await asyncio.get_running_loop().create_future()
+        raise
+    except Stopped as error:
+        scope.run.interrupted.update(filter(None, [asyncio.current_task()]))
+        raise asyncio.CancelledError(*error.args) from None
+    except asyncio.CancelledError:
+        if not scope.run.stopping:
+            scope.run.cancelled[place] = scope.name
+        raise
+
+
+placed.add(perform_in.__code__)

@@ -1,0 +1,205 @@
+"""Event loops: what other threads want done there, and the loop that an engine has for itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, suppress
+from typing import Any, TypeVar
+
+from durable.clock import Clock, Thread
+
+T = TypeVar("T")
+
+# So many things are done at once before the loop looks after its other tasks.
+AT_ONCE = 64
+
+
+class OnLoop:
+    """What other threads want done on one event loop; one wake-up serves many of them."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._actions: deque[Callable[[], None]] = deque()
+        self._called = False
+        self._room = AT_ONCE
+        self._renewing = False
+        self._crowd: deque[asyncio.Future[None]] = deque()
+
+    async def turn(self) -> None:
+        """Wait for one's turn: of many calls that begin together, a few go on at once.
+
+        So a thousand workflows that a program starts in one ``gather`` do not stop its loop.
+        """
+        if self._room and not self._crowd:
+            self._room -= 1
+            self._renew_soon()
+            return
+        future = self.loop.create_future()
+        self._crowd.append(future)
+        self._renew_soon()
+        await future
+
+    def _renew_soon(self) -> None:
+        if not self._renewing:
+            self._renewing = True
+            self.loop.call_soon(self._renew)
+
+    def _renew(self) -> None:
+        self._renewing = False
+        self._room = AT_ONCE
+        while self._crowd and self._room:
+            future = self._crowd.popleft()
+            if not future.done():
+                future.set_result(None)
+                self._room -= 1
+        if self._crowd:
+            self._renew_soon()
+
+    def post(self, action: Callable[[], None]) -> None:
+        """Have `action`, which must be quick and not raise, called on the loop soon."""
+        self._actions.append(action)
+        if not self._called:
+            self._called = True
+            with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
+                self.loop.call_soon_threadsafe(self._act)
+
+    def _act(self) -> None:
+        self._called = False
+        for _ in range(AT_ONCE):
+            if not self._actions:
+                return
+            self._actions.popleft()()
+        self._called = True
+        self.loop.call_soon(self._act)
+
+    def signal(self) -> Signal:
+        """Something that one coroutine waits for, and any thread gives."""
+        return Signal(self)
+
+    async def run_beside(
+        self, spawn: Callable[[Callable[[], None]], None], fn: Callable[[], T]
+    ) -> T:
+        """What `fn` returns, run on a thread that `spawn` starts, while the loop goes on."""
+        signal = self.signal()
+        outcome: list[Any] = []
+
+        def run() -> None:
+            try:
+                outcome[:] = [fn(), None]
+            except BaseException as error:
+                outcome[:] = [None, error]
+            signal.give()
+
+        spawn(run)
+        await signal.wait()
+        value, error = outcome
+        if error is not None:
+            raise error
+        return value  # type: ignore[no-any-return]
+
+
+class Signal:
+    """Given once, by any thread; waited for by one coroutine."""
+
+    def __init__(self, on_loop: OnLoop) -> None:
+        self._on_loop = on_loop
+        self._given = False
+        self._future: asyncio.Future[None] | None = None
+
+    def give(self) -> None:
+        """Let the one who waits go on; may be called twice."""
+        self._on_loop.post(self._release)
+
+    def _release(self) -> None:
+        self._given = True
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    async def wait(self) -> None:
+        """Wait until it is given."""
+        if not self._given:
+            self._future = self._on_loop.loop.create_future()
+            await self._future
+
+    async def wait_through(self) -> asyncio.CancelledError | None:
+        """Wait until it is given, also if the task is cancelled meanwhile: then say so."""
+        interrupted = None
+        while not self._given:
+            try:
+                await self.wait()
+            except asyncio.CancelledError as error:
+                interrupted = error
+        return interrupted
+
+
+class LoopThread:
+    """An event loop on a thread of its own."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.loop = clock.event_loop()
+        self._ends = False
+        self._thread: Thread = clock.spawn("durable loop", self._run)
+
+    def close(self, patience: float) -> None:
+        """End the loop and its tasks; a coroutine that does not end is left to itself."""
+        self._ends = True
+        with suppress(RuntimeError):  # it is closed already
+            self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(patience)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        try:
+            while not self._ends:
+                # What a task raises to end the program is for whoever waits for the task.
+                with suppress(KeyboardInterrupt, SystemExit):
+                    self.loop.run_forever()
+            self._cancel_all()
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        finally:
+            asyncio.set_event_loop(None)
+            self.loop.close()
+
+    def _cancel_all(self) -> None:
+        tasks = asyncio.all_tasks(self.loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            self.loop.run_until_complete(asyncio.wait(tasks))
+
+
+class Inside(Coroutine[Any, Any, Any]):
+    """A coroutine that is inside `guard()` whenever it runs."""
+
+    def __init__(
+        self,
+        guard: Callable[[], AbstractContextManager[None]],
+        coroutine: Coroutine[Any, Any, Any],
+    ) -> None:
+        self._guard = guard
+        self._coroutine = coroutine
+
+    def send(self, value: Any) -> Any:
+        """Let it go on."""
+        with self._guard():
+            return self._coroutine.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """Let it go on with an exception."""
+        with self._guard():
+            return self._coroutine.throw(*error)
+
+    def close(self) -> None:
+        """End it."""
+        self._coroutine.close()
+
+    def __await__(self) -> Inside:
+        return self
+
+    def __iter__(self) -> Inside:
+        return self
+
+    def __next__(self) -> Any:
+        return self.send(None)

@@ -1,0 +1,122 @@
+"""The threads of an engine: a new one where none is free, and each used again for a while.
+
+To start a thread takes ten times as long as to hand a function to one that waits.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextvars import Context
+
+from durable.clock import Clock, Thread
+
+# A thread that has nothing to do ends after this time, or at once if as many others wait.
+FREE_SECONDS = 1.0
+MOST_FREE = 64
+
+
+class Threads:
+    """Runs functions, each on a thread where nothing else runs, until `close`.
+
+    Under a clock that is not real every function has a thread of its own, which begins and ends
+    with it: the order of threads is what such a clock draws from its seed.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._mutex = threading.Lock()
+        self._all: set[_Worker] = set()
+        self._free: list[_Worker] = []
+        self._closed = False
+
+    def run(self, name: str, target: Callable[[], None], *, background: bool = False) -> None:
+        """Run `target` on a thread that is called `name` meanwhile; `background` as in `Clock`."""
+        with self._mutex:
+            if self._free:
+                self._free.pop().give(name, target)
+                return
+            worker = _Worker(self, name, target)
+            self._all.add(worker)
+        try:
+            # A context of its own: the thread belongs to the engine, whoever needed it first.
+            options = {"background": True} if background else {}
+            worker.thread = Context().run(self._clock.spawn, name, worker.work, **options)
+        except BaseException:
+            self.forget(worker)
+            raise
+
+    def close(self, timeout: float) -> None:
+        """Let all threads end, and wait `timeout` seconds at most for those that are stuck."""
+        with self._mutex:
+            self._closed = True
+            for worker in self._free:
+                worker.condition.notify()
+            threads = [worker.thread for worker in self._all if worker.thread is not None]
+        deadline = self._clock.now() + timeout
+        for thread in threads:
+            if thread.is_alive():
+                thread.join(max(0.0, deadline - self._clock.now()))
+
+    def wait_for_work(self, worker: _Worker) -> bool:
+        """Whether there is more to do for the worker, which has done what it was given."""
+        with self._mutex:
+            if self._clock.real and not self._closed and len(self._free) < MOST_FREE:
+                self._free.append(worker)
+                deadline = self._clock.now() + FREE_SECONDS
+                self._clock.wait(
+                    worker.condition, lambda: worker.task is not None or self._closed, deadline
+                )
+                if worker in self._free:
+                    self._free.remove(worker)
+            if worker.task is None:
+                self._all.discard(worker)
+                return False
+            return True
+
+    def condition(self) -> threading.Condition:
+        """What a worker waits on: all of them share the mutex."""
+        return threading.Condition(self._mutex)
+
+    def forget(self, worker: _Worker) -> None:
+        """The worker has not begun, or is about to end."""
+        with self._mutex:
+            self._all.discard(worker)
+
+
+class _Worker:
+    """One thread, and what it is to run next."""
+
+    def __init__(self, threads: Threads, name: str, target: Callable[[], None]) -> None:
+        self.task: tuple[str, Callable[[], None]] | None = (name, target)
+        self.condition = threads.condition()
+        self.thread: Thread | None = None
+        self._threads = threads
+
+    def give(self, name: str, target: Callable[[], None]) -> None:
+        """Have it run that; it is free, and the mutex held."""
+        self.task = (name, target)
+        self.condition.notify()
+
+    def work(self) -> None:
+        """Run one thing after the other, each in a context that knows nothing of the last one."""
+        thread = threading.current_thread()
+        own_name = thread.name
+        try:
+            self._work(thread)
+        finally:
+            thread.name = own_name  # it may be a thread of the caller, where a clock has no others
+
+    def _work(self, thread: threading.Thread) -> None:
+        while self.task is not None:
+            name, target = self.task
+            self.task = None
+            thread.name = name
+            try:
+                Context().run(target)
+            except BaseException:
+                self._threads.forget(self)
+                raise
+            del target  # holds what the run held
+            if not self._threads.wait_for_work(self):
+                return

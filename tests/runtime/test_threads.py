@@ -1,0 +1,123 @@
+"""The threads of an engine: used again, known by what runs on them, gone when it closes."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import durable
+from durable import Engine, workflow
+from durable.clock import SystemClock
+from durable.runtime import threads as module
+from durable.runtime.threads import Threads
+from tests.support import PATIENCE, Gate, until
+
+
+@pytest.fixture
+def threads() -> Iterator[Threads]:
+    threads = Threads(SystemClock())
+    yield threads
+    threads.close(PATIENCE)
+
+
+def run(threads: Threads, name: str, function: Callable[[], object]) -> threading.Thread:
+    """The thread on which the function has run, free again."""
+    seen: list[threading.Thread] = []
+
+    def target() -> None:
+        function()
+        seen.append(threading.current_thread())
+
+    count = len(threads._free)
+    threads.run(name, target)
+    until(lambda: seen and len(threads._free) >= count)
+    until(lambda: threads._free)
+    return seen[0]
+
+
+def test_a_free_thread_is_used_again(threads: Threads) -> None:
+    """The second of two that run one after the other needs no new thread, and has its own name."""
+    names = []
+    first = run(threads, "durable one", lambda: names.append(threading.current_thread().name))
+    second = run(threads, "durable two", lambda: names.append(threading.current_thread().name))
+
+    assert first is second
+    assert names == ["durable one", "durable two"]
+
+
+def test_what_runs_at_once_has_threads_of_its_own(threads: Threads) -> None:
+    """Nothing waits for a thread: as many run as there is to do."""
+    gates = [Gate() for _ in range(10)]
+    for gate in gates:
+        threads.run("durable test", gate.pass_through)
+    for gate in gates:
+        gate.wait_reached()
+    for gate in gates:
+        gate.open()
+
+
+def test_nothing_is_left_of_what_ran_before(threads: Threads) -> None:
+    """A context variable that one function sets is unset in the next on the same thread."""
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
+    seen = []
+    first = run(threads, "durable one", lambda: variable.set("by the first"))
+    second = run(threads, "durable two", lambda: seen.append(variable.get()))
+
+    assert first is second
+    assert seen == ["unset"]
+
+
+def test_a_free_thread_ends_after_a_while(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine that has nothing to do keeps no threads for it."""
+    monkeypatch.setattr(module, "FREE_SECONDS", 0.01)
+    gate = Gate()
+    threads.run("durable test", gate.pass_through)
+    gate.open()
+    until(lambda: not threads._all)
+    assert threads._free == []
+
+
+def test_close_ends_the_free_ones_and_waits_for_the_others() -> None:
+    """After `close` there is no thread; what is stuck is waited for as long as told."""
+    threads, gate = Threads(SystemClock()), Gate()
+    run(threads, "durable free", lambda: None)
+    threads.run("durable busy", gate.pass_through)
+    gate.wait_reached()
+    threads.close(0.0)
+    gate.open()
+    threads.close(PATIENCE)
+    assert not threads._all
+
+
+def test_a_thread_does_not_belong_to_who_needed_it_first(engine: Engine) -> None:
+    """One that was made for the child of a workflow may run what has nothing to do with it."""
+    gate = Gate()
+    seen: list[object] = []
+
+    @workflow
+    def child() -> None: ...
+
+    @workflow
+    def parent() -> None:
+        child.start().result()
+        gate.pass_through()
+
+    handle = parent.start()
+    gate.wait_reached()
+    host = engine._open_engine()
+    until(lambda: host.threads._free)
+    host.spawn("durable test", lambda: seen.append(_step_outside()))
+    until(lambda: seen)
+    gate.open()
+    handle.result(PATIENCE)
+    assert seen == ["ran"]
+
+
+@durable.step
+def _step_outside() -> str:
+    return "ran"
