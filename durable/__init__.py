@@ -3,6 +3,7 @@
 Decorate functions as workflows and steps, and open an `Engine`. See the README for a tutorial.
 """
 
+from durable import aio as aio
 from durable.client import Client
 from durable.codec import JsonCodec, Opaque, PickleCodec
 from durable.debounce import Debouncer

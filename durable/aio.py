@@ -321,7 +321,9 @@ def wait(awaited: Iterable[Awaitable[R]], *, first: bool = False) -> Call[Waited
     begun = [_begin(each) for each in awaited]
     if not begun:
         raise InvalidArgument("wait needs something to wait for: coroutines, tasks or handles")
-    subjects = [each.id if isinstance(each, Handle) else Watched(host, each) for each in begun]
+    subjects = [
+        each.id if isinstance(each, Handle) else Watched(host, scope, each) for each in begun
+    ]
 
     def call(scope: Scope | None) -> Flow[list[int]]:
         return acting.wait(host, scope, subjects, first=first)

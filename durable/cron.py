@@ -18,7 +18,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, tzinfo
-from typing import Final
+from typing import Final, NamedTuple
 
 from durable.checks import check_text
 from durable.errors import InvalidCron
@@ -41,8 +41,7 @@ _FIRST_DAY = EPOCH.toordinal()
 _LAST_MOMENT = (date(_LAST_YEAR, 12, 31).toordinal() - _FIRST_DAY) * DAY
 
 
-@dataclass(frozen=True)
-class _Field:
+class _Field(NamedTuple):
     """What may stand at one place of an expression."""
 
     name: str

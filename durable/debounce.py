@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import Generic, ParamSpec, TypeVar
 
@@ -60,7 +59,7 @@ class Debouncer(Generic[P, R]):
         new = starting.prepare(host, self._wf.invocation(*args, **kwargs), "any")
 
         def make(new_id: str) -> NewWorkflow:
-            return replace(new, id=new_id)
+            return new._replace(id=new_id)
 
         run_id = yield from enqueuing.debounce(host, scope, make, key, self._max_wait)
         return Handle(host, run_id)

@@ -114,7 +114,7 @@ class DeclaredWorkflow(Generic[P, R]):
             raise InvalidArgument(
                 f"queue {queue!r} was given a workflow with options(queue={self._options.queue!r})"
             )
-        options = replace(self._options, queue=queue)
+        options = self._options._replace(queue=queue)
         return Invocation(self._spec, self._bound_to, args, kwargs, options)
 
     def _start_in(self, queue: str, /, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
@@ -126,13 +126,13 @@ class DeclaredWorkflow(Generic[P, R]):
         for name in ("id", "dedup", "delay"):
             if getattr(self._options, name) is not None:
                 raise InvalidArgument(f"a Debouncer takes a workflow without options({name}=…)")
-        return type(self)(self._spec, self._bound_to, replace(self._options, delay=delay))
+        return type(self)(self._spec, self._bound_to, self._options._replace(delay=delay))
 
     def _run_on(self, host: Host, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             result: R = starting.run_here(host, self._scope(), self.invocation(*args, **kwargs))
         except BaseException as error:
-            _interrupted(host, error)
+            _let_go(host, error)
             raise
         return result
 
@@ -142,7 +142,7 @@ class DeclaredWorkflow(Generic[P, R]):
             flow = starting.start(host, scope, self.invocation(*args, **kwargs))
             return Handle(host, drive(flow, actor(host, scope)))
         except BaseException as error:
-            _interrupted(host, error)
+            _let_go(host, error)
             raise
 
     def invocation(self, *args: P.args, **kwargs: P.kwargs) -> Invocation:
@@ -564,10 +564,10 @@ def register(instance: object) -> None:
     registry.add_instance(instance)
 
 
-def _interrupted(host: Host, error: BaseException) -> None:
+def _let_go(host: Host, error: BaseException) -> None:
     """A Ctrl-C leaves durable here: nobody may wait for what this thread ran."""
     if not isinstance(error, (Exception, Stopped)):
-        host.interrupted(error)
+        host.let_go(error)
 
 
 def _call_step(spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

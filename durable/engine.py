@@ -87,6 +87,7 @@ class Engine(Client):
         self._version = version
         self._fires = schedules
         self._scheduler: Scheduler
+        self._queues: Queues
         self._hooks = Hooks()
         self._host: Host | None = None
         self._watcher: Watcher | None = None
@@ -170,12 +171,12 @@ class Engine(Client):
             self._hooks,
             self._version,
         )
-        host.queues = Queues(host)
-        self._scheduler = Scheduler(host, fires=self._fires)
         host.on_start = lambda ids: host.spawn_task(
             f"durable start {ids[0]}", partial(recovery.take_up_all_loose, host, ids)
         )
         self._watcher = Watcher(host) if self._path != MEMORY and clock.real else None
+        self._queues = host.queues = Queues(host)
+        self._scheduler = Scheduler(host, fires=self._fires)
         return host
 
     def _open_host(self, host: Host, prepare: Callable[[Host], None]) -> None:
@@ -186,10 +187,9 @@ class Engine(Client):
         host.database.open()
         if self._watcher is not None:
             self._watcher.look()
-        opened = host.database.write("open", self._open_session)
-        host.session, self._waiting_queues = opened
-        self._file = host
+        host.session, self._waiting_queues = host.database.write("open", self._open_session)
         self._scheduler.declare()
+        self._file = host
         if self._watcher is not None:
             self._watcher.start()
         prepare(host)
@@ -205,18 +205,12 @@ class Engine(Client):
         session = workflows.open_session(
             tx, pid=os.getpid(), version=self._version, now=self._clock.now()
         )
-        assert self._host is not None
-        return session, self._queues_of(self._host).declare(tx)
+        return session, self._queues.declare(tx)
 
     def _sweep_in_background(self, host: Host) -> None:
         wanted = self._wanted()
         host.spawn_task("durable recovery", lambda: recovery.sweep(host, wanted))
-        self._queues_of(host).notice_all(self._waiting_queues)
-
-    @staticmethod
-    def _queues_of(host: Host) -> Queues:
-        assert isinstance(host.queues, Queues)
-        return host.queues
+        self._queues.notice_all(self._waiting_queues)
 
     def _wanted(self) -> recovery.Wanted | None:
         predicate = self._recover
@@ -232,11 +226,10 @@ class Engine(Client):
         host = self._host
         if host is None:
             return
-        self._queues_of(host).declare_new()
+        self._queues.declare_new()
         if host.blocked:
             host.spawn_task("durable recovery", partial(recovery.retry_blocked, host))
-        if host is not None:
-            self._scheduler.declared()
+        self._scheduler.declared()
 
     # ------------------------------------------------------------------ running
 
@@ -262,7 +255,7 @@ class Engine(Client):
             wanted = list(check_texts(ids, "the ids to recover"))
         for workflow_id in wanted:
             self._take_up(host, workflow_id)
-        self._queues_of(host).notice_all()
+        self._queues.notice_all()
         return [self.handle(workflow_id) for workflow_id in wanted]
 
     def serve(self) -> None:
@@ -297,7 +290,8 @@ class Engine(Client):
     def close(self, timeout: float | timedelta | None = None) -> None:
         """Wait until nothing is running, `timeout` seconds at most, then stop and close the file.
 
-        None waits without end, and 0 not at all. What was running then is unfinished and goes on
+        None waits without end, and 0 not at all. What queues can start runs too; what is delayed
+        stays in its queue for the next start. What was running then is unfinished and goes on
         when an engine opens the file again. Ctrl-C while it waits stops at once. May be called
         twice, and again where it was interrupted. A thread that is stuck in the code of a step is
         left to itself: what it still does is not recorded.
@@ -398,7 +392,7 @@ class Engine(Client):
         host.runs.wait_stopped(GRACE)
         lanes.leave_loop(host, GRACE)
         host.timers.close()
-        self._queues_of(host).close()
+        self._queues.close()
         if self._watcher is not None:
             self._watcher.close()
         self._close_session(host)

@@ -21,7 +21,7 @@ Missed = Literal["skip", "latest", "all"]
 def schedule(
     cron: str, *, tz: str = "UTC", missed: Missed = "latest", name: str | None = None
 ) -> Callable[[W], W]:
-    """Run a workflow at each moment of a cron expression, once, while an engine is open.
+    """Run a workflow at each moment of a cron expression, once, in every engine that is open.
 
     `cron` has five fields (minute, hour, day of the month, month, day of the week), or six with the
     seconds first, or is a word such as ``@daily``. `tz` is ``"UTC"``, an offset (``"+02:00"``) or

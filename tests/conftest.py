@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,13 +41,29 @@ def _only_the_schedules_of_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_schedules", {})
 
 
+_left: set[threading.Thread] = set()
+"""The threads that some test left behind: those after it are not to blame."""
+
+
 @pytest.fixture(autouse=True)
 def _nothing_is_left_behind() -> Iterator[None]:
     """No thread and no open engine outlives a test."""
     yield
-    for thread in threading.enumerate():
-        if thread.name.startswith("durable"):
-            thread.join(5)
-    left = [each.name for each in threading.enumerate() if each.name.startswith("durable")]
-    assert not left, f"threads left behind: {left}"
+    mine = [
+        thread
+        for thread in threading.enumerate()
+        if thread.name.startswith("durable") and thread not in _left
+    ]
+    for thread in mine:
+        thread.join(5)
+    left = [thread for thread in mine if thread.is_alive()]
+    _left.update(left)
+    assert not left, "threads left behind:\n" + "\n".join(map(_where, left))
     assert not context._open_hosts, "an engine was left open"
+
+
+def _where(thread: threading.Thread) -> str:
+    """What a thread does, for people."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    stack = "" if frame is None else "".join(traceback.format_stack(frame)[-6:])
+    return f"{thread.name}:\n{stack}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 import zoneinfo
@@ -41,6 +42,18 @@ class Gate:
     def open(self) -> None:
         """Let it pass, now and later."""
         self._open.set()
+
+
+class AsyncGate(Gate):
+    """A `Gate` for coroutines: the event loop goes on meanwhile."""
+
+    async def pause(self) -> None:
+        """Called by the code under test: say that it is here, and wait until the gate opens."""
+        self._reached.set()
+        limit = time.monotonic() + PATIENCE
+        while not self._open.is_set():
+            assert time.monotonic() < limit, "the gate was never opened"
+            await asyncio.sleep(0.001)
 
 
 @contextmanager

@@ -184,7 +184,7 @@ def test_random_expressions_over_a_month() -> None:
 def test_ten_years_minute_by_minute(zone: str) -> None:
     """Each minute of ten years, with expressions of all forms."""
     rng = random.Random(new_seed())
-    for expression in ["30 2 * * *", *islice(expressions(rng), 2)]:
+    for expression in ["30 2 * * *", *islice(expressions(rng), 1)]:
         check(expression, zone, at("2010-01-01"), at("2020-01-01"))
 
 
@@ -225,8 +225,13 @@ def test_a_daily_job_around_the_changes_of_ten_years(zone: str) -> None:
 @pytest.mark.slow
 def test_a_daily_job_in_all_zones_at_all_their_changes() -> None:
     """N42: once on each local day, in every zone of tzdata, from 1970 until the rules repeat."""
+    start, end = at("1970-01-02"), at("2038-01-01")
+    seen = set()
     for zone in sorted(zoneinfo.available_timezones()):
-        check_around_changes(zone, at("1970-01-02"), at("2038-01-01"))
+        moved = (offset_at(find_zone(zone), start), *changes(zone, start, end))
+        if moved not in seen:  # many zones have several names
+            seen.add(moved)
+            check_around_changes(zone, start, end)
 
 
 @pytest.mark.slow

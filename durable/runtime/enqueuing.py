@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -60,7 +59,7 @@ def enqueue(file: File, scope: Scope | None, make: Make) -> Flow[str]:
             file,
             scope,
             f"durable.enqueue:{name}",
-            lambda tx, new_id: add(tx, replace(make(new_id), parent_id=parent_id)),
+            lambda tx, new_id: add(tx, make(new_id)._replace(parent_id=parent_id)),
         )
     )
 
@@ -92,7 +91,7 @@ def change(file: File, scope: Scope | None, queue: str, changes: Mapping[str, An
     """Give the queue other limits: those that are named in `changes`."""
 
     def write(tx: Tx, _: str) -> str:
-        limits: Limits = replace(queues.find(tx, queue).limits, **changes)
+        limits: Limits = queues.find(tx, queue).limits._replace(**changes)
         queues.change(tx, queue, limits)
         return queue
 

@@ -6,9 +6,8 @@ import asyncio
 import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from durable.codec import Codec, decode_error, error_is_exact
 from durable.errors import (
@@ -35,8 +34,7 @@ from durable.store.database import Tx
 from durable.store.steps import ERROR, VALUE, Outcome
 
 
-@dataclass(frozen=True)
-class Ended:
+class Ended(NamedTuple):
     """A recorded outcome, and the very exception if there is one."""
 
     outcome: Outcome

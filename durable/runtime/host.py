@@ -141,12 +141,12 @@ class Host(File):
         if wanted and self.on_start is not None:
             self.on_start(wanted)
 
-    def interrupted(self, error: BaseException) -> None:
+    def let_go(self, error: BaseException) -> None:
         """The calling thread was interrupted: what it ran, or had just started, is unfinished.
 
         To be called where the interrupt leaves durable: it may have come between any two lines.
         """
-        for run in self.runs.interrupted(error):
+        for run in self.runs.lose(error):
             self.waiting.notify([run.stop_key, workflows.key(run.seq)])
 
     def stop(self, run: Run, failure: BaseException | None = None) -> None:

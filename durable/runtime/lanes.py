@@ -124,12 +124,13 @@ def _make_task(
 
 
 def _task_ended(host: Host, run: Run, task: asyncio.Future[Any]) -> None:
-    """Take it off the list; what would end the program is no outcome of the workflow either."""
+    """Note when; what would end the program is no outcome of the workflow either."""
     run.beside.discard(task)
+    run.ended_at[task] = host.clock.now()
     # To ask for the exception by `exception()` would count as if the workflow had seen it.
     error = None if task.cancelled() else task._exception
     if isinstance(error, (KeyboardInterrupt, SystemExit)):
-        host.stop(run, error)
+        host.stop(run, task.exception())
 
 
 def _plain_task(

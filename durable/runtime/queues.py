@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 from durable.errors import DurableError, EngineClosed, QueueNotFound
 from durable.runtime import execution, recovery
@@ -37,8 +38,7 @@ TRY_AGAIN_SECONDS = 1.0
 # ---------------------------------------------------------------------- the decision
 
 
-@dataclass(frozen=True)
-class Counts:
+class Counts(NamedTuple):
     """What counts against the limits: what runs in the partition, and the starts of the window."""
 
     running: int = 0
@@ -46,8 +46,7 @@ class Counts:
     oldest_at: float | None = None
 
 
-@dataclass(frozen=True)
-class Allowance:
+class Allowance(NamedTuple):
     """How many may start now (None: all), and when more may, if nothing else happens before."""
 
     number: int | None
@@ -173,7 +172,7 @@ class _Taking:
         spec = registry.workflow(state.name)
         if state.timeout is None and spec is not None and spec.timeout is not None:
             queues.set_timeout(tx, state, spec.timeout, now=now)
-            state = replace(state, timeout=spec.timeout, deadline_at=now + spec.timeout)
+            state = state._replace(timeout=spec.timeout, deadline_at=now + spec.timeout)
         if self._limits.rate_per is not None:
             self._count_start()
         self.taken.runs.append((state, steps.load(tx, state.seq)))
@@ -305,17 +304,19 @@ class Queues:
                 recovery.block(host, state, missing or "")
                 return
             run = recovery.make_run(host, spec, state, state.epoch, records)
-            host.runs.add(run)
             try:
+                host.runs.add(run)
                 if host.cancels != cancels and not self._is_current(run):
                     run.stop()  # cancelled before we had it
                 if run.spec.is_async:
                     execution.launch_on_loop(host, run)
                 else:
                     self.workers.give(run)
-            except BaseException as error:
-                run.stop(error)
-                host.runs.remove(run)
+                run.thread = None
+            except BaseException:
+                if self.workers.withdraw(run):
+                    host.runs.remove(run)
+                    host.runs.cannot_begin(run.id)
                 raise
         except EngineClosed:
             pass  # the next engine takes it up
@@ -339,7 +340,7 @@ class Queues:
         host = self._host
         for state in host.database.read(partial(queues.held, queue=queue, holder=host.session)):
             if not host.runs.has(state.id):
-                host.runs.blame(state.id, KeyboardInterrupt())
+                host.runs.cannot_begin(state.id)
                 recovery.take_up_if_loose(host, state.id)
         self.notice(queue)
 

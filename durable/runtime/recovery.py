@@ -120,7 +120,7 @@ def take_up_or_park(host: Host, states: Sequence[State]) -> None:
                 host.database.write(f"put back {state.name}", put_back)
                 host.runs.forgive(state.id)
             elif _waits(state, host.clock.now()):
-                _park(host, state)
+                _park(host, spec, state)
             else:
                 ready.append((spec, state))
     if len(ready) > 1:
@@ -210,7 +210,7 @@ def _is_in_hands(host: Host, state: State) -> bool:
     One of a queue begins after the commit that takes it from there; it is left alone unless it is
     known to have stopped.
     """
-    about_to_begin = state.queue is not None and host.runs.failure_of(state.id) is None
+    about_to_begin = state.queue is not None and not host.runs.is_stopped(state.id)
     return about_to_begin or host.runs.has(state.id)
 
 
@@ -294,10 +294,13 @@ def _waits(state: State, now: float) -> bool:
     return state.waits_for is not None or (state.wake_at is not None and state.wake_at > now)
 
 
-def _park(host: Host, state: State) -> None:
-    """Have it taken up, on a thread, when its key is notified or its moment comes."""
-    if state.waits_for == workflows.ANY_KEY:
-        _wake(host, state)
+def _park(host: Host, spec: WorkflowSpec, state: State) -> None:
+    """Have it taken up, on a thread, when its key is notified or its moment comes.
+
+    Coroutines need no thread to wait, and may have other reasons to go on: `asyncio.timeout`.
+    """
+    if state.waits_for == workflows.ANY_KEY or spec.is_async:
+        _wake(host, spec, state)
         return
     host.runs.park(state.id, state.name)
     keys = (workflows.cancel_key(state.id),) + ((state.waits_for,) if state.waits_for else ())
@@ -307,7 +310,7 @@ def _park(host: Host, state: State) -> None:
         host.waiting.remove(callback)
         if host.stopping:
             return
-        host.spawn_task(f"durable wake {state.id}", partial(_unpark, host, state))
+        host.spawn_task(f"durable wake {state.id}", partial(_unpark, host, spec, state))
 
     host.waiting.add(callback)
     moments = [at for at in (state.wake_at, state.deadline_at) if at is not None]
@@ -317,14 +320,12 @@ def _park(host: Host, state: State) -> None:
         wake()
 
 
-def _unpark(host: Host, state: State) -> None:
+def _unpark(host: Host, spec: WorkflowSpec, state: State) -> None:
     if host.runs.unpark(state.id) and not host.stopping:
-        _wake(host, state)
+        _wake(host, spec, state)
 
 
-def _wake(host: Host, state: State) -> None:
-    spec = registry.workflow(state.name)
-    assert spec is not None, "what is parked was found to have its code"
+def _wake(host: Host, spec: WorkflowSpec, state: State) -> None:
     take_up(host, [(spec, state)], waited=True)
 
 

@@ -149,25 +149,22 @@ class Registry:
             return list(self._queues.values())
 
     def add_schedule(self, spec: ScheduleSpec) -> None:
-        """Make the schedule known; DuplicateName if another one has its name.
-
-        Those of an earlier declaration of the workflow, before a reload, are forgotten.
-        """
-        own = spec.workflow
+        """Make the schedule known; DuplicateName if another one has its name."""
+        known = self.schedules().get(spec.name)
+        if known is not None and not known.is_again(spec):
+            raise DuplicateName(spec.name, _where(known.workflow.fn), _where(spec.workflow.fn))
         with self._mutex:
-            for name, other in list(self._schedules.items()):
-                if other.workflow.name == own.name and other.workflow is not own:
-                    del self._schedules[name]
-            known = self._schedules.get(spec.name)
-            if known is not None and not known.is_again(spec):
-                raise DuplicateName(spec.name, _where(known.workflow.fn), _where(own.fn))
             self._schedules[spec.name] = spec
         self._tell()
 
     def schedules(self) -> dict[str, ScheduleSpec]:
-        """All schedules, by name."""
+        """All schedules, by name, but for those of workflows that were declared again since."""
         with self._mutex:
-            return dict(self._schedules)
+            return {
+                name: spec
+                for name, spec in self._schedules.items()
+                if self._workflows.get(spec.workflow.name) is spec.workflow
+            }
 
     def add_instance(self, instance: Any) -> None:
         """Make the instance known under its class and its `durable_key`."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from random import Random
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 from durable.clock import Clock
 from durable.runtime.loops import OnLoop
@@ -69,8 +70,6 @@ class Run:
     patches: dict[str, bool] = field(default_factory=dict)
     futures: list[Any] = field(default_factory=list)
     """The steps that it has submitted."""
-    thread: int | None = field(default_factory=threading.get_ident)
-    """The thread that runs it, or is about to have it run; None once it has one of its own."""
     beside: set[Any] = field(default_factory=set)
     """What goes on beside its body: submitted steps, workers of a map, tasks."""
     loop: OnLoop | None = None
@@ -83,6 +82,13 @@ class Run:
     """Calls that were cancelled by the code of the body, to be recorded with its next write."""
     slot: Slot | None = None
     """What it holds in a queue, if it is of one."""
+    thread: int | None = field(default_factory=threading.get_ident)
+    """The thread that runs it, or is about to have it run; None once it has one of its own."""
+
+    @cached_property
+    def ended_at(self) -> WeakKeyDictionary[asyncio.Future[Any], float]:
+        """When each of its tasks has ended."""
+        return WeakKeyDictionary()
 
     @cached_property
     def random(self) -> Random:
@@ -158,12 +164,14 @@ class Runs:
         self._hurried = False
         self._held: dict[str, str] = {}
         self._failures: dict[str, BaseException] = {}
+        self._lost: set[str] = set()
 
     def add(self, run: Run) -> None:
         """The run is in the hands of this process."""
         with self._mutex:
             self._active.setdefault(run.id, []).append(run)
             self._failures.pop(run.id, None)
+            self._lost.discard(run.id)
 
     def remove(self, run: Run) -> None:
         """The run is no longer in the hands of this process; harmless if it is gone already."""
@@ -184,7 +192,7 @@ class Runs:
                 self._failures[run.id] = run.failure
         self._changed.notify_all()
 
-    def interrupted(self, error: BaseException) -> list[Run]:
+    def lose(self, error: BaseException) -> list[Run]:
         """The calling thread was interrupted: stop what it ran, or was about to have run."""
         me = threading.get_ident()
         with self._mutex:
@@ -215,10 +223,15 @@ class Runs:
         with self._mutex:
             return self._failures.get(workflow_id)
 
-    def blame(self, workflow_id: str, failure: BaseException) -> None:
-        """The workflow stopped without an outcome before its run was among these."""
+    def cannot_begin(self, workflow_id: str) -> None:
+        """The workflow, which the file says is in our hands, could not begin here."""
         with self._mutex:
-            self._failures[workflow_id] = failure
+            self._lost.add(workflow_id)
+
+    def is_stopped(self, workflow_id: str) -> bool:
+        """Whether the workflow is known to have stopped here without an outcome."""
+        with self._mutex:
+            return workflow_id in self._lost or workflow_id in self._failures
 
     def forgive(self, workflow_id: str) -> None:
         """The workflow goes on: why its last run stopped is told no more."""

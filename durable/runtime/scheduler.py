@@ -89,6 +89,7 @@ class Scheduler:
             if self._fires and self._known and not self._running:
                 self._running = True
                 self._host.spawn("durable schedules", self._run, background=True)
+        self.declared()  # by another thread, before the engine listened
 
     def stop(self) -> None:
         """Fire no more; what has begun goes on."""
@@ -104,15 +105,18 @@ class Scheduler:
             self._host.spawn_task("durable schedules", self._declare_and_start)
 
     def declare(self) -> None:
-        """Tell the file what the program declares that it did not before."""
+        """Tell the file what the program declares that it did not before, and does not any more."""
         specs = registry.schedules()
         new = [spec for name, spec in specs.items() if self._known.get(name) is not spec]
-        if new:
+        gone = self._known.keys() - specs.keys()
+        if new or gone:
             now = self._host.clock.now()
-            self._host.database.write("declare schedules", partial(self._declare, new, now))
+            self._host.database.write("declare schedules", partial(self._declare, new, gone, now))
         self._known = specs
 
-    def _declare(self, new: list[ScheduleSpec], now: float, tx: Tx) -> None:
+    def _declare(self, new: list[ScheduleSpec], gone: set[str], now: float, tx: Tx) -> None:
+        for name in gone:
+            schedules.withdraw(tx, name)
         for spec in new:
             declared = Declared(
                 name=spec.name,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple
 
 from durable.checks import LARGEST, check_count, check_id, check_optional_text, check_texts
 from durable.clock import optional_seconds
@@ -31,9 +31,11 @@ from durable.store.queues import DELAYED
 from durable.store.steps import Outcome, Place
 from durable.store.workflows import Queued
 
+# So many that are enqueued together share a commit.
+MANY = 200
 
-@dataclass(frozen=True)
-class Options:
+
+class Options(NamedTuple):
     """What `options` of a workflow function sets; `timeout` and `delay` are in seconds."""
 
     id: str | None = None
@@ -87,8 +89,7 @@ def make_options(
     )
 
 
-@dataclass(frozen=True)
-class Invocation:
+class Invocation(NamedTuple):
     """A workflow to be started: the function, what it is bound to, its arguments and options."""
 
     spec: WorkflowSpec
@@ -98,8 +99,7 @@ class Invocation:
     options: Options
 
 
-@dataclass(frozen=True)
-class Begun:
+class Begun(NamedTuple):
     """A workflow that exists now: `run` is this call's to execute.
 
     It is None where the workflow existed before, or was `enqueued`.
@@ -119,6 +119,26 @@ def start(host: Host, scope: Scope | None, invocation: Invocation) -> Flow[str]:
     if begun.run is not None:
         execution.launch(host, begun.run)
     return begun.id
+
+
+def start_many(
+    host: Host, scope: Scope | None, invocations: Iterable[Invocation]
+) -> Flow[list[str]]:
+    """The ids of workflows that now wait in a queue; outside workflows, MANY share a commit."""
+    ids: list[str] = []
+    if scope is not None:
+        for each in invocations:
+            ids.append((yield from start(host, scope, each)))
+        return ids
+    rest = iter(invocations)
+    while some := list(islice(rest, MANY)):
+        host.check_open()
+        news = [_new(host, each, _input(host, each), host.new_id(), None) for each in some]
+        if some[0].options.id is not None or some[0].options.dedup is not None:
+            raise InvalidArgument("one id or dedup cannot be that of many: enqueue one by one")
+        yield from _enqueue(host, *news)
+        ids += [new.id for new in news]
+    return ids
 
 
 def run_here(host: Host, scope: Scope | None, invocation: Invocation) -> Any:
@@ -198,15 +218,20 @@ def _begin_child(scope: Scope, invocation: Invocation, text: str) -> Flow[Begun]
     return begun
 
 
-def _enqueue(host: Host, new: workflows.NewWorkflow) -> Flow[Begun]:
-    assert new.queued is not None and host.queues is not None
+def _enqueue(host: Host, *news: workflows.NewWorkflow) -> Flow[Begun]:
+    """The first of them; all wait in one queue now."""
+    first = news[0]
+    assert first.queued is not None and host.queues is not None
     try:
-        taken = yield Write(f"enqueue {new.name}", lambda tx: _add(tx, host, new))
-        host.queues.begin(taken)
+        added = yield Write(
+            f"enqueue {first.name}", lambda tx: [_add(tx, host, new) for new in news]
+        )
+        for taken in added:
+            host.queues.begin(taken)
     except (KeyboardInterrupt, SystemExit):
-        host.queues.rescue(new.queued.queue)
+        host.queues.rescue(first.queued.queue)
         raise
-    return Begun(new.id, None, enqueued=taken is not None)
+    return Begun(first.id, None, enqueued=added[0] is not None)
 
 
 def _enqueue_child(

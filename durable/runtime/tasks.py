@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from durable.runtime.context import Scope
 from durable.runtime.file import File
 
 
 class Watched:
     """A task or future of asyncio, as something that workflows can wait for."""
 
-    def __init__(self, file: File, future: asyncio.Future[Any]) -> None:
+    def __init__(self, file: File, scope: Scope | None, future: asyncio.Future[Any]) -> None:
         self.future = future
         self.key = f"task/{id(future)}"
         self.ended = future.done()
-        self.finished_at = file.clock.now()
+        now = file.clock.now()
+        self.finished_at = now if scope is None else scope.run.ended_at.get(future, now)
         self._file = file
         if not self.ended:
             future.add_done_callback(self._end)

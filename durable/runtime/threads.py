@@ -51,7 +51,7 @@ class Threads:
         with self._mutex:
             self._closed = True
             for worker in self._free:
-                worker.condition.notify()
+                worker.wake()
             threads = [worker.thread for worker in self._all if worker.thread is not None]
         deadline = self._clock.now() + timeout
         for thread in threads:
@@ -62,21 +62,20 @@ class Threads:
         """Whether there is more to do for the worker, which has done what it was given."""
         with self._mutex:
             if self._clock.real and not self._closed and len(self._free) < MOST_FREE:
+                # Made only now: ten thousand workflows that sleep keep their threads to themselves.
+                worker.condition = condition = threading.Condition(self._mutex)
                 self._free.append(worker)
                 deadline = self._clock.now() + FREE_SECONDS
                 self._clock.wait(
-                    worker.condition, lambda: worker.task is not None or self._closed, deadline
+                    condition, lambda: worker.task is not None or self._closed, deadline
                 )
+                worker.condition = None
                 if worker in self._free:
                     self._free.remove(worker)
             if worker.task is None:
                 self._all.discard(worker)
                 return False
             return True
-
-    def condition(self) -> threading.Condition:
-        """What a worker waits on: all of them share the mutex."""
-        return threading.Condition(self._mutex)
 
     def forget(self, worker: _Worker) -> None:
         """The worker has not begun, or is about to end."""
@@ -87,31 +86,33 @@ class Threads:
 class _Worker:
     """One thread, and what it is to run next."""
 
+    __slots__ = ("_threads", "condition", "task", "thread")
+
     def __init__(self, threads: Threads, name: str, target: Callable[[], None]) -> None:
         self.task: tuple[str, Callable[[], None]] | None = (name, target)
-        self.condition = threads.condition()
+        self.condition: threading.Condition | None = None  # while it is free
         self.thread: Thread | None = None
         self._threads = threads
 
     def give(self, name: str, target: Callable[[], None]) -> None:
         """Have it run that; it is free, and the mutex held."""
         self.task = (name, target)
-        self.condition.notify()
+        self.wake()
+
+    def wake(self) -> None:
+        """Let it look whether there is something to do; the mutex is held."""
+        if self.condition is not None:
+            self.condition.notify()
 
     def work(self) -> None:
         """Run one thing after the other, each in a context that knows nothing of the last one."""
-        thread = threading.current_thread()
-        own_name = thread.name
-        try:
-            self._work(thread)
-        finally:
-            thread.name = own_name  # it may be a thread of the caller, where a clock has no others
-
-    def _work(self, thread: threading.Thread) -> None:
+        used = False  # the clock has given it its first name
         while self.task is not None:
             name, target = self.task
             self.task = None
-            thread.name = name
+            if used:
+                threading.current_thread().name = name
+            used = True
             try:
                 Context().run(target)
             except BaseException:

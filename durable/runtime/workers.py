@@ -38,27 +38,33 @@ class Workers:
     def give(self, run: Run) -> None:
         """Have a thread run it: the calling one if what it runs has ended, or an idle or new one.
 
-        RuntimeError where the system gives no more threads; nothing has changed then.
+        RuntimeError where the system gives no more threads; then `withdraw` it.
         """
-        here = self._here
-        with self._changed:
-            self._ready.append(run)
-            if here.ending and not here.expected:
-                here.expected = True
-                self._coming += 1
-                return
-            if len(self._ready) <= self._idle + self._coming:
-                self._changed.notify()
-                return
-            self._coming += 1
+        here, promised = self._here, False
         try:
+            with self._changed:
+                self._ready.append(run)
+                if here.ending and not here.expected:
+                    here.expected = True
+                    self._coming += 1
+                    return
+                if len(self._ready) <= self._idle + self._coming:
+                    self._changed.notify()
+                    return
+                promised = True
+                self._coming += 1
             self._host.spawn("durable worker", self._work)
         except BaseException:
-            with self._changed:
-                self._coming -= 1
-                if run in self._ready:
-                    self._ready.remove(run)
+            with self._changed:  # should one come all the same, there is one too many: no harm
+                self._coming -= promised
             raise
+
+    def withdraw(self, run: Run) -> bool:
+        """After `give` was interrupted or has failed: whether no thread runs it, and none will."""
+        with self._changed:
+            if run in self._ready:
+                self._ready.remove(run)
+            return run.thread is not None
 
     def ending(self) -> None:
         """What the calling thread runs has just ended: if it is of the pool, it is free soon."""
@@ -88,7 +94,11 @@ class Workers:
             self._idle += 1
             self._host.clock.wait(self._changed, self._has_something, None)
             self._idle -= 1
-            return self._ready.popleft() if self._ready else None
+            if not self._ready:
+                return None
+            run = self._ready.popleft()
+            run.thread = None
+            return run
 
     def _has_something(self) -> bool:
         return bool(self._ready) or self._closed

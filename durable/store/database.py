@@ -150,20 +150,6 @@ class _Request(Generic[T]):
         return cast(T, self.result)
 
 
-class _Reader:
-    """A connection that reads, and the thread that has it now."""
-
-    __slots__ = ("connection", "thread")
-
-    def __init__(self, thread: int | None) -> None:
-        self.thread = thread
-        self.connection = cast(sqlite3.Connection, None)  # until it is made
-
-    def close(self) -> None:
-        if self.connection is not None:
-            self.connection.close()
-
-
 class _Later(_Request[T]):
     """A call of `write_later`: no thread waits for it, so the writer leads in its place."""
 
@@ -234,6 +220,20 @@ class _Writer:
                     return
                 self._called = False
             self._turn()
+
+
+class _Reader:
+    """A connection that reads, and the thread that has it now."""
+
+    __slots__ = ("connection", "thread")
+
+    def __init__(self, thread: int | None) -> None:
+        self.thread = thread
+        self.connection = cast(sqlite3.Connection, None)  # until it is made
+
+    def close(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
 
 
 class Database:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from durable.errors import InvalidArgument, QueueNotFound
 from durable.store.database import Tx
@@ -24,8 +23,7 @@ DELAYED: Final = "durable.delayed"
 EDGE = 0.001
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
+class Limits(NamedTuple):
     """What may change while a queue lives; None is no limit."""
 
     concurrency: int | None = None
@@ -33,8 +31,7 @@ class Limits:
     rate_per: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class QueueRow:
+class QueueRow(NamedTuple):
     """A queue as it is declared, or as the file has it."""
 
     name: str
@@ -43,8 +40,7 @@ class QueueRow:
     partitioned: bool = False
 
 
-@dataclass(frozen=True)
-class Waiting:
+class Waiting(NamedTuple):
     """A run that waits for its turn, and what decides whose turn it is."""
 
     seq: int
@@ -420,8 +416,7 @@ def put_back(tx: Tx, state: State) -> None:
 # ---------------------------------------------------------------------- the rate
 
 
-@dataclass(frozen=True)
-class Window:
+class Window(NamedTuple):
     """The starts that still count, of a queue with a rate."""
 
     started: int = 0

@@ -59,6 +59,11 @@ def declare(tx: Tx, new: Declared, *, session: int, now: float) -> None:
     )
 
 
+def withdraw(tx: Tx, name: str) -> None:
+    """The program that has the file open does not declare it any more."""
+    tx.execute("UPDATE durable_schedule SET session = 0 WHERE name = :name", {"name": name})
+
+
 def everything(tx: Tx) -> list[State]:
     """All schedules of the file, by name."""
     rows = tx.rows(

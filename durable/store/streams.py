@@ -7,7 +7,7 @@ but for those who read live.
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from durable.errors import WorkflowConflict
 from durable.store.database import Tx
@@ -16,8 +16,7 @@ from durable.store.steps import Place
 PAGE = 100
 
 
-@dataclass(frozen=True, slots=True)
-class Try:
+class Try(NamedTuple):
     """One try of a step, also of one whose process died: its place, the run's epoch, its number."""
 
     place: Place
@@ -25,8 +24,7 @@ class Try:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """A value of a stream as recorded; without a text it closes the stream."""
 
     seq: int

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from durable.codec import decode_error
 from durable.errors import Deduplicated, NonDeterminism, WorkflowConflict, WorkflowNotFound
@@ -21,8 +20,7 @@ class RunIsOver(Exception):
     """The run that wants to write is not the present one, or has ended: nothing was written."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Queued:
+class Queued(NamedTuple):
     """In which queue a run waits, and what for."""
 
     queue: str
@@ -32,8 +30,7 @@ class Queued:
     delay: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class NewWorkflow:
+class NewWorkflow(NamedTuple):
     """What `insert` needs to know of a run, or `queues.add` of one that is `queued`."""
 
     id: str
@@ -46,8 +43,7 @@ class NewWorkflow:
     queued: Queued | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class State:
+class State(NamedTuple):
     """What the engine needs to know of a run that the file has."""
 
     seq: int
@@ -71,8 +67,7 @@ class State:
     dedup: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ending:
+class Ending(NamedTuple):
     """How a run ended, as recorded texts."""
 
     status: Status
@@ -511,14 +506,10 @@ def close_session(tx: Tx, session: int, *, now: float) -> None:
     )
 
 
-_STATE_FIELDS = tuple(State.__dataclass_fields__)
-
-
 def state_of(row: Any) -> State:
     """The record of a row of the table; DamagedRow if it makes no sense."""
     try:
-        values = {name: row[name] for name in _STATE_FIELDS}
-        values["status"] = Status(values["status"])
+        state = State(*[row[name] for name in State._fields])
+        return state._replace(status=Status(state.status))
     except (LookupError, ValueError) as error:
         raise DamagedRow(f"of a workflow: {error}") from error
-    return State(**values)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 import durable
 from durable import Debouncer, Engine, Queue, Rate, Status, step, testing, workflow
+from tests.store.interrupts import ALL, Interruption
+from tests.support import PATIENCE
 
 ONE = Queue("promise: one", concurrency=1, priority=True)
 TWO = Queue("promise: two", concurrency=2)
@@ -146,3 +149,22 @@ def test_the_limit_holds_in_any_order_and_over_any_crash() -> None:
     testing.orders(program, runs=50)
     testing.crashes(program)
     assert most == 2
+
+
+@pytest.mark.slow
+def test_a_ctrl_c_at_any_point_of_enqueue_leaves_no_slot_taken(path: str) -> None:
+    """What was accepted runs, and so does what comes after it."""
+    begun: list[durable.Handle[int]] = []
+    with Engine(path, synchronous="normal") as engine:
+        for at in range(1, 10_000):
+            q = Queue(f"interrupted {at}", concurrency=1)
+            point = Interruption(at, ALL)
+            with suppress(KeyboardInterrupt), point.armed():
+                q.enqueue(job.options(id=f"r{at}"), at)
+            begun += [engine.handle(each.id) for each in engine.workflows(queue=q)]
+            begun.append(q.enqueue(job, 0))
+            if not point.happened:
+                break
+        assert at > 100
+        for handle in begun:
+            assert handle.result(PATIENCE) > 0

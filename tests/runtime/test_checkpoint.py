@@ -1,8 +1,7 @@
-"""The checkpoint: one write, no read; another step than the recorded one is an error."""
+"""The checkpoint: another step than the recorded one is an error. What it costs: test_costs.py."""
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import durable
@@ -19,74 +18,6 @@ def first() -> str:
 @step
 def second() -> str:
     return "2"
-
-
-def traced(engine: Engine) -> list[str]:
-    """The statements that the writing connection runs from now on."""
-    statements: list[str] = []
-    engine._open_engine().database._writer.set_trace_callback(
-        lambda sql: statements.append(sql.split()[0])
-    )
-    return statements
-
-
-def test_a_fresh_step_is_one_write_transaction(engine: Engine) -> None:
-    """Each fresh step costs BEGIN, one INSERT and COMMIT, and no read on any connection."""
-    seen: list[list[str]] = []
-    borrowed: list[Any] = []
-
-    @workflow
-    def wf() -> None:
-        database = engine._open_engine().database
-        borrow, me = database._borrow, threading.get_ident()
-
-        def counted() -> Any:
-            if threading.get_ident() == me:  # the watcher looks at the file, too
-                borrowed.append(1)
-            return borrow()
-
-        database._borrow = counted  # type: ignore[method-assign]
-        statements = traced(engine)
-        first()
-        seen.append(list(statements))
-        first()
-        seen.append(list(statements))
-        del database._borrow
-
-    wf()
-    assert seen[0] == ["BEGIN", "INSERT", "COMMIT"]
-    assert len(seen[1]) == 6
-    assert borrowed == []
-
-
-def test_an_empty_workflow_is_two_commits(engine: Engine) -> None:
-    """Run to its result, a workflow without steps costs two commits."""
-
-    @workflow
-    def empty() -> None: ...
-
-    statements = traced(engine)
-    empty()
-    assert statements.count("COMMIT") == 2
-
-
-def test_a_replayed_step_writes_nothing(path: str) -> None:
-    """A replay of n steps costs one write, that takes the run up, whatever n is."""
-
-    @workflow
-    def wf() -> None:
-        for _ in range(50):
-            first()
-        durable.recv()
-
-    with dying(path):
-        handle = wf.options(id="one").start()
-        until(lambda: len(handle.steps()) == 50)
-    with Engine(path, recover="manual") as engine:
-        engine.send("one", None)
-        statements = traced(engine)
-        engine.recover()[0].result(PATIENCE)
-        assert statements.count("COMMIT") == 3  # taken up, message received, finished
 
 
 def run_old_then_new(path: str, old: Any, new: Any, count: int) -> Any:

@@ -243,6 +243,17 @@ def test_a_run_that_waits_keeps_its_slot(virtual: TestEngine) -> None:
     assert next_one.result() is None
 
 
+def test_an_idle_queue_does_nothing(virtual: TestEngine) -> None:
+    """No look at the file, however long nothing happens; also not where the queue is full."""
+    full, rated = queue(concurrency=1), queue(concurrency=1, rate=Rate(1, per=60))
+    handles = [each.enqueue(held) for each in (full, rated) for _ in range(3)]
+    virtual.clock.advance(minutes=2)
+    before = list(virtual.journal.entries)
+    virtual.clock.advance(hours=10)
+    assert virtual.journal.entries == before
+    assert statuses(*handles).count("PENDING") == 2
+
+
 def test_a_queue_with_many_waiting_does_not_delay_another(engine: Engine, path: str) -> None:
     """What is in a full queue is not looked at when another starts something."""
     full, other = queue(concurrency=1), queue(concurrency=1)
@@ -485,6 +496,29 @@ def test_a_run_whose_file_failed_frees_its_slot(engine: Engine) -> None:
     assert [failed.result(PATIENCE), also.result(PATIENCE)] == [0, 1]
 
 
+def test_a_system_without_more_threads(
+    virtual: TestEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was taken begins when there are threads again."""
+    host = virtual._host
+    assert host is not None
+    one = queue(concurrency=1)
+    virtual.clock.settle()
+    with monkeypatch.context() as patch:
+        spawn = host.spawn
+
+        def refuse(name: str, target: Any) -> None:
+            if name.startswith("durable worker"):
+                raise RuntimeError("can't start new thread")
+            spawn(name, target)
+
+        patch.setattr(host, "spawn", refuse)
+        handles = [one.enqueue(quick, n) for n in range(3)]
+        virtual.clock.settle()
+        assert statuses(*handles) == ["PENDING", "ENQUEUED", "ENQUEUED"]
+    assert [handle.result() for handle in handles] == [0, 1, 2]
+
+
 def test_recovery_leaves_alone_what_is_about_to_begin() -> None:
     """In any order of threads: what a queue starts while recovery looks around runs once."""
     one, ran = queue(concurrency=1), []
@@ -568,17 +602,51 @@ def test_leaving_the_block_drains_the_queue(path: str) -> None:
     assert engine is not None
 
 
-def test_leaving_the_block_waits_for_the_rate(path: str) -> None:
-    """A script that enqueues more than may start at once ends when all are done."""
+def test_leaving_the_block_waits_for_the_rate(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A script that enqueues more than may start at once ends when all are done, and says why."""
     clock = testing.VirtualClock()
     slow = queue(rate=Rate(2, per=60))
-    with Engine(path, clock=clock):
+    with caplog.at_level(logging.WARNING, "durable"), Engine(path, clock=clock):
         begin = clock.now()
         for n in range(5):
             slow.enqueue(quick, n)
     assert clock.now() - begin == 120
+    assert f"queue {slow.name!r} (waits for its rate)" in caplog.text
     with Client(path) as client:
         assert {each.status for each in client.workflows()} == {Status.SUCCESS}
+
+
+def test_nobody_waits_for_the_rate_of_what_was_cancelled(path: str) -> None:
+    """Leaving the block does not wait for a window that nothing waits for."""
+    clock = testing.VirtualClock()
+    slow = queue(rate=Rate(1, per=3600))
+    with Engine(path, clock=clock):
+        begin = clock.now()
+        slow.enqueue(quick).result()
+        slow.enqueue(quick).cancel()
+    assert clock.now() == begin
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [{"concurrency": None}, {"concurrency": 300}, {"concurrency": None, "rate": Rate(999, per=60)}],
+)
+def test_more_than_one_transaction_takes(virtual: TestEngine, limits: Any) -> None:
+    """Hundreds that may start at the same moment all do."""
+    q = queue(concurrency=1)
+    first = q.enqueue(held)
+    handles = q.enqueue_many(quick, range(350))
+    q.change(**limits)
+    virtual.clock.settle()
+    assert statuses(first) == ["PENDING"]
+    assert set(statuses(*handles)) == {"SUCCESS"}
+
+
+def test_hundreds_are_due_at_the_same_moment(virtual: TestEngine) -> None:
+    """All of them start then."""
+    handles = queue().enqueue_many(quick.options(delay=30), range(350))
+    virtual.clock.advance(seconds=30)
+    assert set(statuses(*handles)) == {"SUCCESS"}
 
 
 def test_closing_at_once_leaves_what_waits(path: str) -> None:
@@ -747,6 +815,41 @@ def test_an_id_that_exists_attaches(virtual: TestEngine) -> None:
     assert [handle.result() for handle in handles] == [0, 0]
     with pytest.raises(WorkflowConflict):
         q.enqueue(quick.options(id="same"))
+
+
+def test_many_share_a_commit(virtual: TestEngine) -> None:
+    """Each item is one run; hundreds are written together, and limits and order are as ever."""
+    one = queue(concurrency=1)
+    before = len(virtual.journal.entries)
+    handles = one.enqueue_many(quick, range(450))
+    labels = [each.label for each in virtual.journal.entries[before:]]
+    assert labels.count(f"enqueue {quick.name}") == 3
+    assert [handle.result() for handle in handles] == list(range(450))
+    starts = [handle.info().started_at for handle in handles]
+    assert starts == sorted(starts)  # type: ignore[type-var]
+    assert one.enqueue_many(double, []) == []
+
+
+def test_many_in_a_workflow_are_its_children(virtual: TestEngine) -> None:
+    """Each with a number of its own."""
+    two = queue(concurrency=2)
+
+    @workflow
+    def parent() -> list[int]:
+        return [handle.result() for handle in two.enqueue_many(double, range(3))]
+
+    assert parent.options(id="p")() == [0, 2, 4]
+    assert [each.id for each in virtual.workflows(parent="p")] == ["p.1", "p.2", "p.3"]
+
+
+@pytest.mark.parametrize("options", [{"id": "a"}, {"dedup": "a"}])
+def test_many_cannot_share_an_id(virtual: TestEngine, options: Any) -> None:
+    """Nothing is written."""
+    with pytest.raises(InvalidArgument, match="one by one"):
+        queue().enqueue_many(quick.options(**options), [1, 2])
+    with pytest.raises(InvalidArgument, match="decorate"):
+        queue().enqueue_many(len, [[]])  # type: ignore[arg-type]
+    assert not virtual.workflows()
 
 
 # ---------------------------------------------------------------------- in workflows

@@ -472,7 +472,7 @@ def test_what_is_declared_while_the_engine_is_open_begins_then(engine: TestEngin
 
 
 def test_a_reload_takes_the_place_of_what_was(engine: TestEngine) -> None:
-    """The same function, declared again with another expression, has that alone."""
+    """Declared again with another expression, a function has that alone; without one, none."""
 
     def declare(*crons: str) -> None:
         @workflow(name="app:reloaded")
@@ -491,10 +491,15 @@ def test_a_reload_takes_the_place_of_what_was(engine: TestEngine) -> None:
     declare("*/20 * * * *")
     engine.clock.advance(minutes=15)
     assert engine.workflows() == []
-    assert [each.cron for each in engine.schedules() if each.declared] == [
-        "*/20 * * * *",
-        "*/7 * * * *",
-    ]
+    assert [each.declared for each in engine.schedules()] == [True, False]
+    declare()
+    engine.clock.advance(minutes=15)
+    assert engine.workflows() == []
+    assert [each.declared for each in engine.schedules()] == [False, False]
+    declare("*/20 * * * *")
+    engine.clock.advance(minutes=10)
+    assert [each.cron for each in engine.schedules() if each.declared] == ["*/20 * * * *"]
+    assert engine.workflows()[-1].id == "app:reloaded@2026-01-01T00:40:00Z"
 
 
 # ---------------------------------------------------------------------- pause, resume
@@ -547,6 +552,19 @@ def test_an_unknown_schedule_is_told_those_that_there_are(engine: TestEngine) ->
         lambda: engine.backfill("jbo", START, START),
     ):
         with pytest.raises(ScheduleNotFound, match="no schedule 'jbo' in this file: it has 'job'"):
+            act()
+
+
+@pytest.mark.parametrize("name", [None, 5, "", b"job", "a\nb", "\ud800"])
+def test_what_is_no_name_is_refused(engine: TestEngine, name: Any) -> None:
+    """Before the file is looked at."""
+    for act in (
+        lambda: engine.pause_schedule(name),
+        lambda: engine.resume_schedule(name),
+        lambda: engine.trigger(name),
+        lambda: engine.backfill(name, START, START),
+    ):
+        with pytest.raises(InvalidArgument, match="the name of a schedule"):
             act()
 
 

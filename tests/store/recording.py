@@ -242,6 +242,10 @@ def _schedule(engine: Engine, client: Client) -> None:
     client.pause_schedule("yearly")
     client.resume_schedule("yearly")
     assert client.trigger("yearly").result(PATIENCE)
+    workflow(name="yearly")(yearly.fn)  # declared again, without its schedule
+    until(lambda: not client.schedules()[0].declared)
+    durable.schedule("@yearly", missed="skip", name="yearly")(workflow(name="yearly")(yearly.fn))
+    until(lambda: client.schedules()[0].declared)
     before = datetime.now(UTC)
     assert client.backfill("yearly", before - timedelta(days=400), before)[0].result(PATIENCE)
 

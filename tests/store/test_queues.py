@@ -23,8 +23,8 @@ def tx() -> Iterator[Tx]:
         synchronous="normal",
         create=True,
         on_commit=lambda keys: None,
-    ).open()
-    tx = Tx(database._writer)
+    )
+    tx = Tx(database.open()._writer)
     queues.declare(tx, QueueRow(name="plain", limits=Limits(concurrency=2)))
     queues.declare(tx, QueueRow(name="rich", priority=True, partitioned=True))
     yield tx

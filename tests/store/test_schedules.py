@@ -23,8 +23,8 @@ def database(path: str) -> Iterator[Database]:
     """An open file that one engine has opened."""
     database = Database(
         path, clock=SystemClock(), synchronous="normal", create=True, on_commit=lambda keys: None
-    ).open()
-    opened(database)
+    )
+    opened(database.open())
     yield database
     database.close()
 

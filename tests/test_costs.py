@@ -1,0 +1,382 @@
+"""What everything costs, in counts: statements and commits, threads and wake-ups, objects.
+
+Times differ from machine to machine, and are in `tests.benchmarks`; counts may not drift. That no
+query scans a table is in tests/store/test_schema.py.
+"""
+
+from __future__ import annotations
+
+import gc
+import sqlite3
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+import durable
+from durable import Engine, Queue, aio, step, transaction, workflow
+from durable.runtime import recovery
+from tests.support import PATIENCE, Gate, dying, until
+
+STEP = ["BEGIN", "INSERT", "COMMIT"]
+
+
+@step
+def first() -> str:
+    return "1"
+
+
+@step
+async def first_async() -> str:
+    return "1"
+
+
+@transaction
+def book(cursor: sqlite3.Cursor) -> None:
+    cursor.execute("SELECT 1")
+
+
+class Costs:
+    """The statements of the writing connection, and the looks of this thread at the file."""
+
+    def __init__(self) -> None:
+        self.statements: list[str] = []
+        self.looks = 0
+
+    @property
+    def commits(self) -> int:
+        return self.statements.count("COMMIT")
+
+
+@contextmanager
+def costs_of(engine: Engine) -> Iterator[Costs]:
+    """What is written in the block, by whichever thread; and what this thread reads."""
+    costs, database, me = Costs(), engine._open_engine().database, threading.get_ident()
+    borrow = database._borrow
+
+    def counted() -> Any:
+        costs.looks += threading.get_ident() == me  # the watcher looks at the file, too
+        return borrow()
+
+    database._borrow = counted  # type: ignore[method-assign]
+    database._writer.set_trace_callback(lambda sql: costs.statements.append(sql.split()[0]))
+    try:
+        yield costs
+    finally:
+        database._writer.set_trace_callback(None)
+        del database._borrow
+
+
+def cost_in_a_workflow(engine: Engine, action: Callable[[], object]) -> Costs:
+    """What the action costs in the body of a workflow."""
+    seen: list[Costs] = []
+
+    @workflow
+    def wf() -> None:
+        with costs_of(engine) as costs:
+            action()
+        seen.append(costs)
+
+    wf()
+    return seen[0]
+
+
+# ---------------------------------------------------------------------- steps
+
+
+def test_a_fresh_step_is_one_write_transaction(engine: Engine) -> None:
+    """Each costs BEGIN, one INSERT and COMMIT, and no read on any connection."""
+    costs = cost_in_a_workflow(engine, lambda: [first(), first()])
+    assert costs.statements == [*STEP, *STEP]
+    assert costs.looks == 0
+
+
+def test_an_async_step_costs_the_same(engine: Engine) -> None:
+    """One INSERT in a transaction of its own, whatever kind of function it is."""
+    seen: list[list[str]] = []
+
+    @workflow
+    async def wf() -> None:
+        with costs_of(engine) as costs:
+            await first_async()
+        seen.append(costs.statements)
+
+    wf.start().result(PATIENCE)
+    assert seen == [STEP]
+
+
+def test_a_transaction_shares_its_commit_with_its_checkpoint(engine: Engine) -> None:
+    """Its body runs between BEGIN and COMMIT, after a look whether the run is the present one."""
+    costs = cost_in_a_workflow(engine, book)
+    assert costs.statements == ["BEGIN", "SELECT", "SELECT", "INSERT", "COMMIT"]
+
+
+def test_a_map_is_one_commit_for_each_item_at_most(engine: Engine) -> None:
+    """And one for the whole; those that end at the same time share one."""
+    costs = cost_in_a_workflow(engine, lambda: durable.map(first_of, range(10)))
+    assert costs.statements.count("INSERT") == 11
+    assert costs.commits <= 11
+
+
+@step
+def first_of(number: int) -> int:
+    return number
+
+
+# ---------------------------------------------------------------------- workflows
+
+
+def test_an_empty_workflow_is_two_commits(engine: Engine) -> None:
+    """Run to its result: one statement each to begin and to end, and no read."""
+
+    @workflow
+    def empty() -> None: ...
+
+    with costs_of(engine) as costs:
+        empty()
+    assert costs.statements == [*STEP, "BEGIN", "UPDATE", "COMMIT"]
+    assert costs.looks == 0
+
+
+def test_a_start_is_one_commit(engine: Engine) -> None:
+    """When it returns, it is on the disk; it has read nothing."""
+    gate = Gate()
+
+    @workflow
+    def wf() -> None:
+        gate.pass_through()
+
+    with costs_of(engine) as costs:
+        handle = wf.start()
+        gate.wait_reached()
+    gate.open()
+    handle.result(PATIENCE)
+    assert costs.statements == STEP
+    assert costs.looks == 0
+
+
+def test_the_start_of_a_child_is_one_commit(engine: Engine) -> None:
+    """Its row and the parent's checkpoint, after a look whether the parent is the present run."""
+    gate = Gate()
+
+    @workflow
+    def child() -> None:
+        gate.pass_through()
+
+    def start() -> None:
+        child.start()
+        gate.wait_reached()
+
+    costs = cost_in_a_workflow(engine, start)
+    gate.open()
+    assert costs.statements == ["BEGIN", "SELECT", "INSERT", "INSERT", "COMMIT"]
+
+
+def test_an_enqueued_workflow_is_two_commits(engine: Engine) -> None:
+    """Where there is room in its queue, it begins with the commit that enqueues it."""
+
+    @workflow
+    def empty() -> None: ...
+
+    queue = Queue("costs", concurrency=8)
+    queue.enqueue(empty).result(PATIENCE)  # the first one declares the queue
+    with costs_of(engine) as costs:
+        queue.enqueue(empty).result(PATIENCE)
+    assert costs.commits == 2
+
+
+def test_a_replayed_step_writes_nothing(path: str) -> None:
+    """A replay of n steps costs one write, that takes the run up, whatever n is."""
+
+    @workflow
+    def wf() -> None:
+        for _ in range(50):
+            first()
+        durable.recv()
+
+    with dying(path):
+        handle = wf.options(id="one").start()
+        until(lambda: len(handle.steps()) == 50)
+    with Engine(path, recover="manual") as engine:
+        engine.send("one", None)
+        with costs_of(engine) as costs:
+            engine.recover()[0].result(PATIENCE)
+        assert costs.commits == 3  # taken up, message received, finished
+
+
+def test_a_recovery_takes_up_several_with_one_commit(path: str) -> None:
+    """The first one alone, so that it goes on at once; then ten at a time."""
+    gate = Gate()
+
+    @workflow
+    def wf() -> None:
+        first()
+        gate.pass_through()
+
+    count = 1 + 2 * recovery.TOGETHER
+    with dying(path):
+        for _ in range(count):
+            wf.start()
+        until(lambda: all(len(engine_steps(path, n + 1)) for n in range(count)))
+    with Engine(path, recover="manual") as engine:
+        with costs_of(engine) as costs:
+            recovery.sweep(engine._open_engine())
+        gate.open()
+    assert costs.commits == 3
+
+
+def engine_steps(path: str, number: int) -> list[Any]:
+    connection = sqlite3.connect(path)
+    try:
+        query = "SELECT 1 FROM durable_step WHERE workflow = ?"
+        return connection.execute(query, (number,)).fetchall()
+    finally:
+        connection.close()
+
+
+# ---------------------------------------------------------------------- messages, events, sleep
+
+
+def test_a_message_is_one_commit_on_each_side(engine: Engine) -> None:
+    """To send one is a commit, and to receive one that is there, with the checkpoint, another."""
+
+    @workflow
+    def receiver() -> None:
+        gate.pass_through()
+        durable.recv()
+
+    gate = Gate()
+    handle = receiver.start()
+    gate.wait_reached()
+    sent = cost_in_a_workflow(engine, lambda: durable.send(handle.id, 1))
+    with costs_of(engine) as received:
+        gate.open()
+        handle.result(PATIENCE)
+    assert sent.statements == ["BEGIN", "SELECT", "SELECT", "INSERT", "INSERT", "COMMIT"]
+    assert received.commits == 2  # the second ends the workflow
+    assert received.statements[:5] == ["BEGIN", "SELECT", "UPDATE", "INSERT", "COMMIT"]
+
+
+@pytest.mark.parametrize(
+    ("action", "commits"),
+    [
+        (lambda: durable.set_event("key", 1), 1),
+        (lambda: durable.write_stream("key", 1), 1),
+        (lambda: durable.sleep(0), 1),
+        (lambda: durable.now(), 1),
+        (lambda: durable.patched("change"), 1),
+        (lambda: durable.random().random(), 0),
+        (lambda: durable.uuid4(), 0),
+        (lambda: durable.current(), 0),
+    ],
+    ids=["set_event", "write_stream", "sleep", "now", "patched", "random", "uuid4", "current"],
+)
+def test_each_durable_call_is_one_commit(
+    engine: Engine, action: Callable[[], object], commits: int
+) -> None:
+    """And what needs no record is none; nothing is read outside the commit."""
+    costs = cost_in_a_workflow(engine, action)
+    assert costs.commits == commits
+    assert costs.looks == 0
+
+
+# ---------------------------------------------------------------------- while nothing happens
+
+
+@workflow
+def waits() -> None:
+    durable.recv(timeout=3600)
+
+
+@workflow
+async def waits_async() -> None:
+    await aio.recv(timeout=3600)
+
+
+def durable_threads() -> Counter[str]:
+    """How many threads of durable there are, by the first two words of their names."""
+    names = [thread.name for thread in threading.enumerate()]
+    return Counter(" ".join(name.split()[:2]) for name in names if name.startswith("durable"))
+
+
+def wait_until_recorded(engine: Engine, count: int) -> None:
+    until(lambda: sum(run.wake_at is not None for run in engine.workflows(limit=count)) == count)
+
+
+def test_an_engine_at_rest_has_one_thread(engine: Engine) -> None:
+    """The watcher, which looks for what other processes did."""
+    engine.run(workflow(lambda: None, name="costs:nothing"))
+    until(lambda: durable_threads() == {"durable watcher": 1})
+
+
+def test_async_workflows_that_wait_share_a_thread(engine: Engine) -> None:
+    """However many: one for their loop, one for its writes, beside the watcher and the timers."""
+    for _ in range(20):
+        waits_async.start()
+    wait_until_recorded(engine, 20)
+    until(lambda: sum(durable_threads().values()) <= 4)
+
+
+def test_nothing_but_the_watcher_wakes_up(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workflows that wait cost no time of the processor, and nothing is written."""
+    for _ in range(20):
+        waits.start()
+    wait_until_recorded(engine, 20)
+    until(lambda: durable_threads().total() == 21)
+    woken: Counter[str] = Counter()
+    wait = threading.Condition.wait
+
+    def counted(self: threading.Condition, timeout: float | None = None) -> bool:
+        result = wait(self, timeout)
+        woken[threading.current_thread().name] += 1
+        return result
+
+    monkeypatch.setattr(threading.Condition, "wait", counted)
+    with costs_of(engine) as costs:
+        until(lambda: woken["durable watcher"] >= 10)
+    assert {name for name in woken if name.startswith("durable")} == {"durable watcher"}
+    assert costs.statements == []
+    assert costs.looks == 0
+
+
+# ---------------------------------------------------------------------- memory
+
+
+def count_objects() -> int:
+    """All but weak references: sqlite3 keeps some to the last of its cursors."""
+    gc.collect()
+    return sum(type(each) is not weakref.ref for each in gc.get_objects())
+
+
+def test_a_workflow_keeps_nothing_of_its_finished_steps(engine: Engine) -> None:
+    """After a thousand more of them there are no more objects than before."""
+    counts: list[int] = []
+
+    @workflow
+    def wf() -> None:
+        for number in range(1100):
+            first()
+            if number in (99, 1099):
+                counts.append(count_objects())
+
+    wf()
+    assert counts[1] - counts[0] < 50
+
+
+def test_an_engine_keeps_nothing_of_finished_workflows(engine: Engine) -> None:
+    """After two hundred more of them there are no more objects than before."""
+
+    @workflow
+    def empty() -> None: ...
+
+    def objects_after(count: int) -> int:
+        for _ in range(count):
+            empty.start().result(PATIENCE)
+        return count_objects()
+
+    before = objects_after(20)
+    assert objects_after(200) - before < 50
