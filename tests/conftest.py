@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import traceback
@@ -13,6 +14,11 @@ import pytest
 from durable import Engine
 from durable.runtime import context
 from durable.runtime.registry import registry
+
+# Nothing here asks what a power cut leaves, and to flush to a disk takes most of the time of many
+# tests. Where there is a folder in memory, they have their files there.
+if os.access("/dev/shm", os.W_OK):
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")
 
 
 @pytest.fixture
