@@ -10,6 +10,7 @@ import pytest
 import durable
 from durable.testing import TestEngine, crashes, orders, replay, strict
 
+agent_example = pytest.importorskip("examples.agent")
 backup_example = pytest.importorskip("examples.backup")
 checkout_example = pytest.importorskip("examples.checkout")
 
@@ -104,3 +105,33 @@ def test_no_crash_breaks_the_backup(tmp_path: Path) -> None:
         assert (target / "folder" / "two.txt").read_text() == "two"
 
     assert crashes(program).places >= 14
+
+
+@pytest.mark.parametrize("approved", [True, False, None])
+def test_no_crash_confuses_the_agent(
+    approved: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it dies, its reader reads each item once; what nobody approves is not written."""
+    short = {"calculate": "Well, well. ", "write_file": "Saving. "}
+    monkeypatch.setattr(agent_example, "INTRODUCTIONS", short)
+    asked = "What is 6 * 7? Save it to answer.txt"
+
+    def program(engine: TestEngine) -> None:
+        folder = engine.path.parent
+        with strict():
+            handle = agent_example.talk.options(id="talk").start(asked, str(folder))
+            handle.event("waits_for_approval")
+            if approved is not None:
+                handle.send(approved, "approval", idempotency_key="answer")
+            said = handle.result()
+        assert ("sorry" in said) is not bool(approved)
+        assert (folder / "answer.txt").exists() is bool(approved)
+        items = list(handle.stream("talk"))
+        tokens = [item["token"] for item in items if "token" in item]
+        assert "".join(tokens) == f"Well, well. Saving. {said}"
+        assert next(item["result"] for item in items if "result" in item) == "42"
+
+    if approved:
+        assert crashes(program).places > 30
+    else:
+        orders(program, runs=3)
