@@ -180,6 +180,7 @@ def test_a_person_says_no(folder: Path, run: Run) -> None:
     assert "does not wait for anybody" in run("approve", "sum").complaints
 
 
+@pytest.mark.slow
 def test_watching_live(folder: Path) -> None:
     """Tokens come before the turn that they belong to has ended."""
     with started(folder, "ask", "What is 1 + 1?", "--id", "sum", pace=0.4) as child:
