@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -158,91 +159,82 @@ def test_in_the_body(name: str) -> None:
         assert value == expected
 
 
-@pytest.mark.parametrize("name", sorted(NAMES))
-def test_in_an_async_step(name: str) -> None:
+ELSEWHERE: dict[str, Callable[[], Awaitable[Any]]] = {
+    **{name: body for name, (body, _) in NAMES.items()},
+    "send": lambda: aio.send("other", "hello"),
+    "fork": lambda: aio.fork("other", id=f"fork {uuid.uuid4()}"),
+    "run": lambda: aio.run(one),
+}
+
+
+@workflow
+async def one() -> int:
+    return 1
+
+
+def test_in_an_async_step() -> None:
     """What makes sense in a step works there; what waits or starts workflows is refused."""
-    body, _ = NAMES[name]
-    if name == "send":
-        body = lambda: aio.send("other", "hello")  # noqa: E731
-    if name == "fork":
-        body = lambda: aio.fork("other", id="forked")  # noqa: E731
 
-    async def in_step() -> None:
-        await body()
+    async def in_step(name: str) -> None:
+        await ELSEWHERE[name]()
 
-    if name in ONLY_IN_A_BODY:
-        with pytest.raises(NotAllowedHere, match="belongs in the workflow's body"):
-            run(lambda: aio.run_step(in_step))
-    else:
-        run(lambda: aio.run_step(in_step))
+    async def body() -> None:
+        for name in sorted(NAMES):
+            if name in ONLY_IN_A_BODY:
+                with pytest.raises(NotAllowedHere, match="belongs in the workflow's body"):
+                    await aio.run_step(in_step, name)
+            else:
+                await aio.run_step(in_step, name)
+
+    run(body)
 
 
-@pytest.mark.parametrize("name", sorted(NAMES))
-def test_outside_workflows(name: str, path: str) -> None:
+def test_outside_workflows(path: str) -> None:
     """What makes sense outside works under `async with Engine`; the rest says where it belongs."""
-    body, _ = NAMES[name]
-    if name == "send":
-        body = lambda: aio.send("other", "hello")  # noqa: E731
-    if name == "fork":
-        body = lambda: aio.fork("other", id="forked")  # noqa: E731
-    if name == "run":
-        body = lambda: aio.run(one)  # noqa: E731
-
-    @workflow
-    async def one() -> int:
-        return 1
 
     async def main() -> None:
         async with Engine(path) as engine:
             handle = await aio.start(other.options(id="other"))
             await aio.get_event(handle, "shown")
-            try:
-                await body()
-            finally:
-                await engine.aclose(timeout=0)
+            for name in sorted(NAMES):
+                if name in NOT_OUTSIDE:
+                    with pytest.raises(NotInWorkflow, match=name):
+                        await ELSEWHERE[name]()
+                else:
+                    await ELSEWHERE[name]()
+            await engine.aclose(timeout=0)
 
-    if name in NOT_OUTSIDE:
-        with pytest.raises(NotInWorkflow, match=name):
-            asyncio.run(main())
-    else:
-        asyncio.run(main())
+    asyncio.run(main())
 
 
-@pytest.mark.parametrize("name", sorted(NAMES))
-def test_in_the_body_of_a_plain_workflow(name: str) -> None:
+def test_in_the_body_of_a_plain_workflow() -> None:
     """There the plain name is to be used; the error says so."""
-    body, _ = NAMES[name]
 
     @workflow
     def wf() -> None:
-        async def main() -> None:
-            await body()
+        for name in sorted(NAMES):
+            with pytest.raises(NotAllowedHere, match="plain function"):
+                asyncio.run(main(name))
 
-        asyncio.run(main())
+    async def main(name: str) -> None:
+        await ELSEWHERE[name]()
 
-    with testing.engine(), pytest.raises(NotAllowedHere, match="plain function"):
+    with testing.engine():
         other.options(id="other").start()
         wf()
 
 
-@pytest.mark.parametrize("name", sorted(NAMES.keys() - NOT_OUTSIDE))
-def test_without_an_engine(name: str) -> None:
+def test_without_an_engine() -> None:
     """NoEngine, which names the call."""
-    body, _ = NAMES[name]
-    if name == "send":
-        body = lambda: aio.send("other", "hello")  # noqa: E731
-    if name == "fork":
-        body = lambda: aio.fork("other", id="forked")  # noqa: E731
-
-    if name == "wait":
-        body = lambda: aio.wait([asyncio.get_running_loop().create_future()])  # noqa: E731
 
     async def main() -> None:
-        with pytest.raises(NoEngine):
-            await body()
+        for name in sorted(NAMES.keys() - NOT_OUTSIDE - {"gather", "run_step", "wait"}):
+            with pytest.raises(NoEngine):
+                await ELSEWHERE[name]()
+        with pytest.raises(NoEngine, match="wait"):
+            await aio.wait([asyncio.get_running_loop().create_future()])
 
-    if name not in ("gather", "run_step"):  # which need none
-        asyncio.run(main())
+    asyncio.run(main())
 
 
 # ---------------------------------------------------------------------- names that block
@@ -290,17 +282,14 @@ def plain_workflow() -> None: ...
 
 
 @pytest.mark.parametrize("inside", [True, False], ids=["in a workflow", "outside"])
-@pytest.mark.parametrize("name", sorted(BLOCKING))
-def test_a_blocking_name_on_the_loop(name: str, inside: bool, path: str) -> None:
+def test_a_blocking_name_on_the_loop(inside: bool, path: str) -> None:
     """It raises at once, and names what is awaited instead."""
-    call, instead = BLOCKING[name]
-    if name == "a workflow":
-        instead = r"aio\.run|aio\.start"
 
     @workflow
     async def wf() -> None:
-        with pytest.raises(NotAllowedHere, match=f"block the event loop.*{instead}"):
-            call(Handle(engines[0]._open_file(), "other"))
+        for call, instead in BLOCKING.values():
+            with pytest.raises(NotAllowedHere, match=f"block the event loop.*{instead}"):
+                call(Handle(engines[0]._open_file(), "other"))
 
     async def main() -> None:
         async with Engine(path) as engine:
@@ -380,16 +369,14 @@ async def never() -> Any:
     return await Handle(durable.runtime.context.current_host("", blocks=False), "nobody")
 
 
-@pytest.mark.parametrize("name", sorted(ERRORS))
-def test_typed_errors(name: str) -> None:
-    """What is wrong has its error in the body, and the same one outside where that makes sense."""
-    call, kind, match = ERRORS[name]
+def test_typed_errors() -> None:
+    """What is wrong has its error, by its class and with the name of what it is about."""
 
     async def body() -> None:
-        if name == "get_event never":
-            await aio.run(plain_workflow.options(id="done"))
-        with pytest.raises(kind, match=match):
-            await call()
+        await aio.run(plain_workflow.options(id="done"))
+        for call, kind, match in ERRORS.values():
+            with pytest.raises(kind, match=match):
+                await call()
 
     run(body)
 

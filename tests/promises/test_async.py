@@ -35,7 +35,11 @@ async def three() -> list[str]:
     return [await count("a"), *await asyncio.gather(count("b"), count("c"))]
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda each: each.__name__)
+@pytest.mark.parametrize(
+    "program",
+    [pytest.param(each, marks=() if each is paid else pytest.mark.slow) for each in PROGRAMS],
+    ids=[each.__name__ for each in PROGRAMS],
+)
 def test_every_crash_comes_out_the_same(program: Any) -> None:
     """1, 2, 3: a crash before or after any write changes no outcome, step, event or message."""
     assert testing.crashes(program).places > 10
@@ -65,6 +69,7 @@ def test_a_body_with_a_record_never_runs_again() -> None:
     assert min(skipped[number] for number in names) > 0
 
 
+@pytest.mark.slow
 def test_a_transaction_is_exactly_once() -> None:
     """1: after any crash, what a transaction wrote is there once."""
 
@@ -95,13 +100,13 @@ def test_messages_in_every_order() -> None:
             deliver.options(id=name).start(name)
         assert sorted(receiver.result()) == [[name, n] for name in "abc" for n in range(2)]
 
-    testing.orders(program, runs=15)
+    testing.orders(program, runs=5)
 
 
 def test_what_was_decided_stays_decided() -> None:
     """3: in every order, timeouts and the first of several are the same."""
-    testing.orders(late, runs=8)
-    testing.orders(children, runs=8)
+    testing.orders(late, runs=4)
+    testing.orders(children, runs=4)
 
 
 def test_what_has_returned_is_on_the_disk(path: str) -> None:
@@ -148,7 +153,7 @@ def test_cancel_and_completion_agree_in_every_order() -> None:
         assert handle.info().status is status
         seen.add(status)
 
-    testing.orders(program, runs=60)
+    testing.orders(program, runs=30)
     assert seen == {Status.CANCELLED, Status.SUCCESS}
 
 
@@ -168,7 +173,7 @@ def test_no_child_survives_in_any_order() -> None:
         if handle.cancel():
             assert not engine.workflows(status=["PENDING"])
 
-    testing.orders(program, runs=40)
+    testing.orders(program, runs=10)
 
 
 def test_editing_strands_nothing(path: str) -> None:
@@ -243,6 +248,7 @@ def test_a_full_disk_is_a_clear_error(path: str, monkeypatch: pytest.MonkeyPatch
     assert ran == {"a": 1, "b": 2}
 
 
+@pytest.mark.slow
 def test_an_exit_is_never_an_outcome_at_any_crash() -> None:
     """8: a step that exits once leaves the run unfinished; `recover` lets it go on, or a crash."""
     exits = {"left": 0}

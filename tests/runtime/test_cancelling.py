@@ -169,7 +169,7 @@ def test_a_message_that_was_being_taken_is_not_lost() -> None:
             handle.send(number, idempotency_key=str(number))
         assert handle.result() == list(range(20))
 
-    testing.orders(program, runs=10)
+    testing.orders(program, runs=4)
 
 
 def test_the_message_of_a_cancelled_wait_is_there_again() -> None:
@@ -255,7 +255,7 @@ def test_task_groups_over_every_crash() -> None:
         assert wf.options(id="w").start().result() == ["second", "after"]
 
     assert testing.crashes(program).places > 10
-    testing.orders(program, runs=20)
+    testing.orders(program, runs=4)
 
 
 def test_awaiting_what_was_cancelled(engine: Engine) -> None:
@@ -298,7 +298,7 @@ def test_n26_a_start_that_is_cancelled() -> None:
             assert [each.id for each in children] in ([], [f"w{number}.1"])
             assert all(each.name == lasting.name for each in children)
 
-    testing.orders(program, runs=10)
+    testing.orders(program, runs=4)
 
 
 # ---------------------------------------------------------------------- the workflow is stopped

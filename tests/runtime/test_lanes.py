@@ -99,7 +99,11 @@ def shaped(shape: int) -> Callable[[Engine], None]:
     return program
 
 
-@pytest.mark.parametrize("shape", range(len(SHAPES)), ids=[each.__name__ for each in SHAPES])
+@pytest.mark.parametrize(
+    "shape",
+    [pytest.param(n, marks=pytest.mark.slow if n > 1 else ()) for n in range(len(SHAPES))],
+    ids=[each.__name__ for each in SHAPES],
+)
 def test_n11_killed_at_each_write(shape: int) -> None:
     """N11: steps of random lengths, killed at each write: same results, never a mismatch."""
     assert testing.crashes(shaped(shape)).places > 10
@@ -108,7 +112,14 @@ def test_n11_killed_at_each_write(shape: int) -> None:
 @pytest.mark.parametrize("shape", range(len(SHAPES)), ids=[each.__name__ for each in SHAPES])
 def test_n11_in_many_orders(shape: int) -> None:
     """Whatever finishes first, each step has the same number and the result is the same."""
-    testing.orders(shaped(shape), runs=12)
+    testing.orders(shaped(shape), runs=5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", range(len(SHAPES)), ids=[each.__name__ for each in SHAPES])
+def test_n11_in_very_many_orders(shape: int) -> None:
+    """The same, two hundred times."""
+    testing.orders(shaped(shape), runs=200)
 
 
 @pytest.mark.slow

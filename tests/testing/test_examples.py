@@ -15,6 +15,7 @@ import pytest
 import durable
 from durable.testing import TestEngine, crashes, orders, replay, strict
 
+agent_example = pytest.importorskip("examples.agent")
 backup_example = pytest.importorskip("examples.backup")
 checkout_example = pytest.importorskip("examples.checkout")
 mirror_example = pytest.importorskip("examples.mirror")
@@ -165,3 +166,33 @@ def test_no_crash_breaks_the_mirror(shelf: str) -> None:
 def test_no_order_breaks_the_mirror(shelf: str) -> None:
     """Nor does any order of its workers."""
     orders(partial(mirrors, source=shelf, workers=3), runs=20)
+
+
+@pytest.mark.parametrize("approved", [True, False, None])
+def test_no_crash_confuses_the_agent(
+    approved: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it dies, its reader reads each item once; what nobody approves is not written."""
+    short = {"calculate": "Well, well. ", "write_file": "Saving. "}
+    monkeypatch.setattr(agent_example, "INTRODUCTIONS", short)
+    asked = "What is 6 * 7? Save it to answer.txt"
+
+    def program(engine: TestEngine) -> None:
+        folder = engine.path.parent
+        with strict():
+            handle = agent_example.talk.options(id="talk").start(asked, str(folder))
+            handle.event("waits_for_approval")
+            if approved is not None:
+                handle.send(approved, "approval", idempotency_key="answer")
+            said = handle.result()
+        assert ("sorry" in said) is not bool(approved)
+        assert (folder / "answer.txt").exists() is bool(approved)
+        items = list(handle.stream("talk"))
+        tokens = [item["token"] for item in items if "token" in item]
+        assert "".join(tokens) == f"Well, well. Saving. {said}"
+        assert next(item["result"] for item in items if "result" in item) == "42"
+
+    if approved:
+        assert crashes(program).places > 30
+    else:
+        orders(program, runs=3)
