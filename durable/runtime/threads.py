@@ -39,9 +39,12 @@ class Threads:
             worker = _Worker(self, name, target)
             self._all.add(worker)
         try:
-            # A context of its own: the thread belongs to the engine, whoever needed it first.
             options = {"background": True} if background else {}
-            worker.thread = Context().run(self._clock.spawn, name, worker.work, **options)
+            if self._clock.real:
+                # A context of its own: the thread belongs to the engine, whoever needed it first.
+                worker.thread = Context().run(self._clock.spawn, name, worker.work, **options)
+            else:
+                worker.thread = self._clock.spawn(name, worker.work, **options)
         except BaseException:
             self.forget(worker)
             raise
