@@ -79,9 +79,12 @@ class Workers:
     def _work(self) -> None:
         here = self._here
         here.works = here.expected = True
-        while (run := self._next()) is not None:
-            here.ending = False
-            execution.in_background(self._host, run)
+        try:
+            while (run := self._next()) is not None:
+                here.ending = False
+                execution.in_background(self._host, run)
+        finally:  # the thread may be used for something else
+            here.works = here.ending = here.expected = False
 
     def _next(self) -> Run | None:
         """The run whose turn it is, waiting for one; None where the thread is to end."""

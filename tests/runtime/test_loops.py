@@ -73,6 +73,32 @@ def test_many_actions_leave_the_loop_time_for_others() -> None:
     assert {ACTIONS_AT_ONCE, 2 * ACTIONS_AT_ONCE} <= set(run(main))
 
 
+def test_many_that_want_a_turn_leave_the_loop_time_for_others() -> None:
+    """So many have theirs at once, in order; one that is cancelled meanwhile holds up nobody."""
+
+    async def main(on_loop: OnLoop) -> None:
+        done: list[int] = []
+
+        async def works(n: int) -> None:
+            await on_loop.take_turn()
+            done.append(n)
+
+        tasks = [asyncio.create_task(works(n)) for n in range(3 * ACTIONS_AT_ONCE + 1)]
+        await asyncio.sleep(0)
+        tasks[-1].cancel()
+        seen = {len(done)}
+        while len(done) < 3 * ACTIONS_AT_ONCE:
+            await asyncio.sleep(0)
+            seen.add(len(done))
+        assert done == list(range(3 * ACTIONS_AT_ONCE))
+        assert {ACTIONS_AT_ONCE, 2 * ACTIONS_AT_ONCE} <= seen
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await on_loop.take_turn()
+
+    run(main)
+
+
 def test_posting_to_a_closed_loop_is_harmless() -> None:
     """Nobody waits there any more."""
 
