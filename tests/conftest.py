@@ -54,7 +54,8 @@ def _nothing_is_left_behind() -> Iterator[None]:
         for thread in threading.enumerate()
         if thread.name.startswith("durable")
         and thread not in _left
-        and thread.ident is not None  # an interrupted start leaves one that never began
+        # One whose start was interrupted never began; Python lists it all the same.
+        and thread.ident is not None
     ]
     for thread in mine:
         thread.join(5)
