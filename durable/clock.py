@@ -19,6 +19,10 @@ from durable.errors import InvalidArgument
 # wall clock. So a wait with a deadline looks at the wall clock at least this often.
 LOOK_AGAIN = 60.0
 
+# A signal that comes between Python's last look for one and the system's wait does not end the
+# wait. So the main thread, where signals are handled, looks again this often.
+LOOK_FOR_SIGNALS = 1.0
+
 
 class Thread(Protocol):
     """What `Clock.spawn` returns."""
@@ -76,14 +80,16 @@ class SystemClock:
         self, condition: threading.Condition, ready: Callable[[], bool], deadline: float | None
     ) -> bool:
         """Wait as `Clock.wait` says; a deadline is a moment of the wall clock."""
+        on_main = threading.current_thread() is threading.main_thread()
+        look_again = LOOK_FOR_SIGNALS if on_main else LOOK_AGAIN
         while not ready():
             if deadline is None:
-                condition.wait()
+                condition.wait(look_again if on_main else None)
                 continue
             remaining = deadline - time.time()
             if remaining <= 0:
                 return False
-            condition.wait(min(remaining, LOOK_AGAIN))
+            condition.wait(min(remaining, look_again))
         return True
 
     def spawn(self, name: str, target: Callable[[], None], *, background: bool = False) -> Thread:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import contextlib
 import os
 import signal
 import threading
@@ -265,14 +264,16 @@ class Engine(Client):
         The one place where durable handles a signal, and only on the main thread.
         """
         host = self._open_engine()
-        previous = None
         main = threading.current_thread() is threading.main_thread()
-        if main:
-            previous = signal.signal(signal.SIGTERM, _interrupt)
+        previous = signal.getsignal(signal.SIGTERM)
         try:
-            with contextlib.suppress(KeyboardInterrupt), host.waiting.listen(CLOSED) as listener:
+            if main:
+                signal.signal(signal.SIGTERM, _interrupt)
+            with host.waiting.listen(CLOSED) as listener:
                 while not host.stopping:
                     listener.wait(None)
+        except KeyboardInterrupt:
+            pass
         finally:
             if main:
                 signal.signal(signal.SIGTERM, previous)

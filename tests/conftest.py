@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +14,11 @@ import pytest
 from durable import Engine
 from durable.runtime import context
 from durable.runtime.registry import registry
+
+# Nothing here asks what a power cut leaves, and to flush to a disk takes most of the time of many
+# tests. Where there is a folder in memory, they have their files there.
+if os.access("/dev/shm", os.W_OK):
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", "/dev/shm")
 
 
 @pytest.fixture
@@ -33,13 +41,32 @@ def _only_the_schedules_of_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_schedules", {})
 
 
+_left: set[threading.Thread] = set()
+"""The threads that some test left behind: those after it are not to blame."""
+
+
 @pytest.fixture(autouse=True)
 def _nothing_is_left_behind() -> Iterator[None]:
     """No thread and no open engine outlives a test."""
     yield
-    for thread in threading.enumerate():
-        if thread.name.startswith("durable"):
-            thread.join(5)
-    left = [each.name for each in threading.enumerate() if each.name.startswith("durable")]
-    assert not left, f"threads left behind: {left}"
+    mine = [
+        thread
+        for thread in threading.enumerate()
+        if thread.name.startswith("durable")
+        and thread not in _left
+        # One whose start was interrupted never began; Python lists it all the same.
+        and thread.ident is not None
+    ]
+    for thread in mine:
+        thread.join(5)
+    left = [thread for thread in mine if thread.is_alive()]
+    _left.update(left)
+    assert not left, "threads left behind:\n" + "\n".join(map(_where, left))
     assert not context._open_hosts, "an engine was left open"
+
+
+def _where(thread: threading.Thread) -> str:
+    """What a thread does, for people."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    stack = "" if frame is None else "".join(traceback.format_stack(frame)[-6:])
+    return f"{thread.name}:\n{stack}"

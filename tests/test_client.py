@@ -332,7 +332,7 @@ def test_clients_outlive_the_engine(path: str) -> None:
         assert not waits.done
 
         with Program(ENGINE, path) as second:
-            assert second.line() == "engine open"
+            assert "engine open" in (second.line(), second.line())  # or what was unfinished ends
             assert waits.join() == ["sent while nobody ran it"]
 
 

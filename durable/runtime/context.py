@@ -17,6 +17,7 @@ from durable.records import Current
 from durable.runtime.host import Host
 from durable.runtime.loops import Inside
 from durable.runtime.runs import Run, Stopped
+from durable.runtime.threads import STARTED_BY
 from durable.store import messages, steps
 from durable.store.database import Tx
 from durable.store.steps import CANCELLED, Place, Record
@@ -187,7 +188,7 @@ def find_scope(name: str, *, blocks: bool = True) -> Scope | None:
         )
     scope = _scope.get()
     if scope is None:
-        if _is_run_alive(getattr(threading.current_thread(), "durable_run", None)):
+        if _is_run_alive(getattr(threading.current_thread(), STARTED_BY, None)):
             raise _foreign_thread(name)
         return None
     if scope.thread != threading.get_ident() and scope.step is None:
@@ -385,7 +386,7 @@ def _mark_thread(function: Any) -> None:
     scope = _scope.get()
     thread = getattr(function, "__self__", None)
     if scope is not None and scope.step is None and isinstance(thread, threading.Thread):
-        thread.durable_run = scope.run  # type: ignore[attr-defined]
+        setattr(thread, STARTED_BY, scope.run)
 
 
 def _is_run_alive(run: Run | None) -> bool:

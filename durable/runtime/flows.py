@@ -126,7 +126,9 @@ class Write(Generic[T]):
 
     async def perform_async(self, actor: Actor) -> Written[T]:
         """As `perform`; a cancellation waits until the file has answered."""
-        database, signal = actor.file.database, actor.file.on_loop().signal()
+        database, on_loop = actor.file.database, actor.file.on_loop()
+        await on_loop.take_turn()
+        signal = on_loop.signal()
         cancelled = dict(actor.cancelled)
 
         def write(tx: Tx) -> T:
@@ -181,6 +183,7 @@ class Read(Generic[T]):
 
     async def perform_async(self, actor: Actor) -> T:
         """As `perform`: a look waits for nobody, not even for those who write."""
+        await actor.file.on_loop().take_turn()
         return self.perform(actor)
 
 
@@ -378,7 +381,6 @@ async def drive_async(flow: Flow[T], actor: Actor) -> T:
                 if not begun:
                     begun = True
                     await actor.begin_anew()
-                    await actor.file.on_loop().turn()
                 actor.begin()
                 if isinstance(command, Write):
                     written = await command.perform_async(actor)

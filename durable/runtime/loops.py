@@ -13,7 +13,7 @@ from durable.clock import Clock, Thread
 T = TypeVar("T")
 
 # So many things are done at once before the loop looks after its other tasks.
-AT_ONCE = 64
+ACTIONS_AT_ONCE = 32
 
 
 class OnLoop:
@@ -23,39 +23,33 @@ class OnLoop:
         self.loop = loop
         self._actions: deque[Callable[[], None]] = deque()
         self._called = False
-        self._room = AT_ONCE
-        self._renewing = False
-        self._crowd: deque[asyncio.Future[None]] = deque()
+        self._begun = 0
+        self._turns: deque[asyncio.Future[None]] = deque()
 
-    async def turn(self) -> None:
-        """Wait for one's turn: of many calls that begin together, a few go on at once.
+    async def take_turn(self) -> None:
+        """Let the loop look after its other tasks first, if many have had their turn by now.
 
-        So a thousand workflows that a program starts in one ``gather`` do not stop its loop.
+        For what takes its time on the loop: a thousand coroutines may want it at once.
         """
-        if self._room and not self._crowd:
-            self._room -= 1
-            self._renew_soon()
+        if self._begun >= ACTIONS_AT_ONCE:
+            turn = self.loop.create_future()
+            self._turns.append(turn)
+            await turn
             return
-        future = self.loop.create_future()
-        self._crowd.append(future)
-        self._renew_soon()
-        await future
+        if not self._begun:
+            self.loop.call_soon(self._begin_turns)
+        self._begun += 1
 
-    def _renew_soon(self) -> None:
-        if not self._renewing:
-            self._renewing = True
-            self.loop.call_soon(self._renew)
-
-    def _renew(self) -> None:
-        self._renewing = False
-        self._room = AT_ONCE
-        while self._crowd and self._room:
-            future = self._crowd.popleft()
-            if not future.done():
-                future.set_result(None)
-                self._room -= 1
-        if self._crowd:
-            self._renew_soon()
+    def _begin_turns(self) -> None:
+        """The loop has looked after its other tasks: now some of those that wait."""
+        self._begun = 0
+        while self._turns and self._begun < ACTIONS_AT_ONCE:
+            turn = self._turns.popleft()
+            if not turn.done():  # cancelled
+                turn.set_result(None)
+                self._begun += 1
+        if self._begun:
+            self.loop.call_soon(self._begin_turns)
 
     def post(self, action: Callable[[], None]) -> None:
         """Have `action`, which must be quick and not raise, called on the loop soon."""
@@ -67,7 +61,7 @@ class OnLoop:
 
     def _act(self) -> None:
         self._called = False
-        for _ in range(AT_ONCE):
+        for _ in range(ACTIONS_AT_ONCE):
             if not self._actions:
                 return
             self._actions.popleft()()

@@ -89,6 +89,7 @@ class Scheduler:
             if self._fires and self._known and not self._running:
                 self._running = True
                 self._host.spawn("durable schedules", self._run, background=True)
+        self.declared()  # by another thread, before the engine listened
 
     def stop(self) -> None:
         """Fire no more; what has begun goes on."""

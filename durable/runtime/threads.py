@@ -15,6 +15,9 @@ from durable.clock import Clock, Thread
 FREE_SECONDS = 1.0
 MOST_FREE = 64
 
+STARTED_BY = "durable_run"
+"""The attribute of a thread that names the run whose code has started it; see `context`."""
+
 
 class Threads:
     """Runs functions, each on a thread where nothing else runs, until `close`.
@@ -39,10 +42,9 @@ class Threads:
             worker = _Worker(self, name, target)
             self._all.add(worker)
         try:
-            # A context of its own: the thread belongs to the engine, whoever needed it first.
             options = {"background": True} if background else {}
-            worker.thread = Context().run(self._clock.spawn, name, worker.work, **options)
-        except BaseException:
+            worker.thread = self._clock.spawn(name, worker.work, **options)
+        except Exception:  # after a Ctrl-C nobody knows whether it has begun
             self.forget(worker)
             raise
 
@@ -96,8 +98,8 @@ class _Worker:
 
     def give(self, name: str, target: Callable[[], None]) -> None:
         """Have it run that; it is free, and the mutex held."""
+        self.wake()  # first: nothing is run for a caller who is interrupted in here
         self.task = (name, target)
-        self.wake()
 
     def wake(self) -> None:
         """Let it look whether there is something to do; the mutex is held."""
@@ -106,6 +108,8 @@ class _Worker:
 
     def work(self) -> None:
         """Run one thing after the other, each in a context that knows nothing of the last one."""
+        # Whoever needed it first, it belongs to the engine.
+        vars(threading.current_thread()).pop(STARTED_BY, None)
         used = False  # the clock has given it its first name
         while self.task is not None:
             name, target = self.task

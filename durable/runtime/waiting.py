@@ -156,7 +156,10 @@ class AsyncListener:
         self._future = self._loop.loop.create_future()
         timer = None
         if deadline is not None:
-            remaining = min(deadline - self._waiting.clock.now(), LOOK_AGAIN)
+            clock = self._waiting.clock
+            remaining = deadline - clock.now()
+            if clock.real:  # else the time of the loop is that of the clock
+                remaining = min(remaining, LOOK_AGAIN)
             timer = self._loop.loop.call_later(remaining, self._release)
         try:
             await self._future

@@ -120,7 +120,7 @@ def many_async_full(setup: Setup) -> Iterator[Figure]:
 
     async def together(engine: Engine) -> float:
         begin = perf_counter()
-        handles = [await aio.start(lone_async, steps) for _ in range(workflows)]
+        handles = await asyncio.gather(*(aio.start(lone_async, steps) for _ in range(workflows)))
         await asyncio.gather(*handles)
         return perf_counter() - begin
 

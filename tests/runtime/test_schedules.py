@@ -643,6 +643,21 @@ def test_a_moment_that_was_backfilled_is_passed_by(file: str, clock: VirtualCloc
         assert one(engine).last_at == minutes(10)
 
 
+def test_a_large_backfill_is_taken_up_in_one_go(path: str) -> None:
+    """Not by a thread for each run, and told of again by each commit meanwhile."""
+    every("* * * * *")
+    with Engine(path) as engine:
+        spawn, names = engine._clock.spawn, []
+        engine._clock.spawn = lambda name, *args, **options: (  # type: ignore[method-assign]
+            names.append(name) or spawn(name, *args, **options)
+        )
+        now = datetime.now(UTC)
+        handles = engine.backfill("job", now - timedelta(minutes=200), now)
+        assert all(handle.result(PATIENCE) for handle in handles)
+        assert len(handles) == 200
+        assert sum(name.startswith("durable start") for name in names) < 20
+
+
 @pytest.mark.parametrize(
     ("start", "end"),
     [

@@ -226,7 +226,11 @@ def test_a_lost_wake_up_between_look_and_wait(monkeypatch: pytest.MonkeyPatch) -
 
 
 def reads_before_it_listens(
-    file: File, keys: tuple[str, ...], look: Callable[[Tx], T | None], timeout: float | None
+    file: File,
+    keys: tuple[str, ...],
+    look: Callable[[Tx], T | None],
+    timeout: float | None,
+    workflow_id: str | None = None,
 ) -> Flow[T | None]:
     """The same from outside a workflow, where the look is no write."""
     while True:

@@ -1,0 +1,113 @@
+"""Many workflows at once in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+import durable
+from durable import Engine, aio, step, workflow
+from tests.support import until
+
+
+@step
+async def little(n: int) -> int:
+    return n
+
+
+@workflow
+async def ten_steps(n: int) -> int:
+    for _ in range(10):
+        n = await little(n)
+    return n
+
+
+@workflow
+async def sleeps() -> str:
+    await aio.sleep(86400)
+    return "woke"
+
+
+@workflow
+def sleeps_plainly() -> str:
+    durable.sleep(86400)
+    return "woke"
+
+
+SLEEPERS = 10_000
+
+
+class Heart:
+    """A task that only wants to go on: `busy` and `gaps` tell how long the loop kept it waiting.
+
+    In seconds that the loop's thread worked, and in seconds that passed.
+    """
+
+    def __init__(self) -> None:
+        self.busy: list[float] = []
+        self.gaps: list[float] = []
+
+    async def beat(self) -> None:
+        while True:
+            worked, moment = time.thread_time(), time.perf_counter()
+            await asyncio.sleep(0.001)
+            self.busy.append(time.thread_time() - worked)
+            self.gaps.append(time.perf_counter() - moment)
+
+
+@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
+def test_the_loop_stays_responsive(path: str, count: int) -> None:
+    """While so many workflows of ten steps run, no other task of the loop is held up for long.
+
+    Compared with the whole: if the loop did all of one kind of work at once, or waited for the
+    disk, the longest gap would be a large part of it.
+    """
+
+    async def main() -> Heart:
+        heart = Heart()
+        async with Engine(path, synchronous="normal"):
+            beating = asyncio.create_task(heart.beat())
+            handles = await asyncio.gather(*[aio.start(ten_steps, n) for n in range(count)])
+            assert await asyncio.gather(*handles) == list(range(count))
+            beating.cancel()
+        return heart
+
+    hearts = [asyncio.run(main()) for _ in range(3)]
+    assert min(max(heart.busy) / sum(heart.busy) for heart in hearts) < 0.2
+    assert min(max(heart.gaps) / sum(heart.gaps) for heart in hearts) < 0.4
+
+
+@pytest.mark.slow
+def test_ten_thousand_async_sleepers(path: str) -> None:
+    """They live in one process, on one thread, and so they do in the next one."""
+    before = threading.active_count()
+    engine = Engine(path, synchronous="normal").open()
+    for n in range(SLEEPERS):
+        sleeps.options(id=str(n)).start()
+    until(lambda: all(each.wake_at for each in engine.workflows(limit=SLEEPERS)))
+    assert threading.active_count() - before < 10
+    engine.close(timeout=0)
+    wait_for_all(path, before)
+
+
+@pytest.mark.slow
+def test_ten_thousand_plain_sleepers(path: str) -> None:
+    """A process that takes them up gives no thread to a workflow that sleeps for long."""
+    before = threading.active_count()
+    for batch in range(10):
+        with Engine(path, synchronous="normal", recover="manual") as engine:
+            for n in range(SLEEPERS // 10):
+                sleeps_plainly.options(id=f"{batch}/{n}").start()
+            until(lambda: all(each.wake_at for each in engine.workflows(limit=SLEEPERS)))
+            engine.close(timeout=0)
+    wait_for_all(path, before)
+
+
+def wait_for_all(path: str, threads_before: int) -> None:
+    with Engine(path, synchronous="normal") as engine:
+        until(lambda: len(engine._open_engine().runs.describe()) == SLEEPERS)
+        until(lambda: threading.active_count() - threads_before < 10)
+        engine.close(timeout=0)
