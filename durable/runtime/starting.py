@@ -31,6 +31,9 @@ from durable.store.queues import DELAYED
 from durable.store.steps import Outcome, Place
 from durable.store.workflows import Queued
 
+# What ends a flow from outside: a generator whose caller is interrupted hears of it as its exit.
+_INTERRUPTS = (KeyboardInterrupt, SystemExit, GeneratorExit)
+
 # So many that are enqueued together share a commit.
 MANY = 200
 
@@ -228,7 +231,7 @@ def _enqueue(host: Host, *news: workflows.NewWorkflow) -> Flow[Begun]:
         )
         for taken in added:
             host.queues.begin(taken)
-    except (KeyboardInterrupt, SystemExit):
+    except _INTERRUPTS:
         host.queues.rescue(first.queued.queue)
         raise
     return Begun(first.id, None, enqueued=added[0] is not None)
@@ -256,7 +259,7 @@ def _enqueue_child(
     try:
         outcome, taken = yield Write(f"enqueue {new.name}", write)
         host.queues.begin(taken)
-    except (KeyboardInterrupt, SystemExit):
+    except _INTERRUPTS:
         host.queues.rescue(new.queued.queue)
         raise
     settle(outcome, host.codec)
