@@ -85,7 +85,7 @@ def start(wf: DeclaredWorkflow[P, R], /, *args: P.args, **kwargs: P.kwargs) -> C
 
     handle = await aio.start(checkout.options(id="order-17"), "17")
     """
-    return _start(f"workflow {wf.name!r}", _declared(wf).invocation(*args, **kwargs))
+    return _start(f"workflow {_declared(wf).name!r}", wf.invocation(*args, **kwargs))
 
 
 def _start(name: str, invocation: Invocation) -> Call[Handle[Any]]:

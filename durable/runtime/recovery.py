@@ -51,6 +51,8 @@ def _unfinished(host: Host, wanted: Wanted | None) -> Iterator[State]:
             after = state.seq
             if host.stopping:
                 return
+            if state.holder == host.session:
+                continue  # it was started since the engine opened
             if wanted is None or _is_wanted(wanted, state):
                 yield state
             elif state.queue is not None and state.reason is None:
