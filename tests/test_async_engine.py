@@ -202,6 +202,7 @@ from durable import aio
 
 @workflow(name="sleeps")
 async def sleeps():
+    print("sleeping")
     try:
         await aio.sleep(float(sys.argv[2]))
     finally:
@@ -211,7 +212,6 @@ async def sleeps():
 async def main():
     async with Engine(sys.argv[1]) as engine:
         await aio.start(sleeps.options(id="one"))
-        print("started")
 
 try:
     asyncio.run(main())
@@ -219,7 +219,7 @@ except KeyboardInterrupt:
     print("interrupted")
 """
     with Program(script, path, "3600") as program:
-        assert program.line() == "started"
+        assert program.line() == "sleeping"
         program.interrupt()
         assert program.succeed() == ["cleaned up", "interrupted"]
         assert program.errors() == ""

@@ -238,7 +238,7 @@ def test_a_full_disk_is_a_clear_error(path: str, monkeypatch: pytest.MonkeyPatch
 
     before = Database._commit
     monkeypatch.setattr(Database, "_commit", commit)
-    engine = Engine(path).open()
+    engine = Engine(path, recover="manual").open()
     with pytest.raises(durable.StorageFull):
         wf.options(id="one").start().result(PATIENCE)
     full[0] = False

@@ -511,7 +511,7 @@ def test_an_exit_leaves_the_run_unfinished(
             await aio.recv()
         return await task
 
-    engine = Engine(path).open()
+    engine = Engine(path, recover="manual").open()  # its recovery might be slow, and find it
     handle = wf.options(id="one").start()
     with pytest.raises(error):
         handle.result(PATIENCE)
@@ -532,7 +532,7 @@ def test_an_exit_on_the_loop_of_the_program(path: str) -> None:
         return "went on"
 
     async def main() -> None:
-        async with Engine(path):
+        async with Engine(path, recover="manual"):
             await wf.options(id="one")()
 
     with pytest.raises(SystemExit):
