@@ -14,6 +14,7 @@ import pytest
 from durable import Engine
 from durable.runtime import context
 from durable.runtime.registry import registry
+from tests.support import durable_threads
 
 # Nothing here asks what a power cut leaves, and to flush to a disk takes most of the time of many
 # tests. Where there is a folder in memory, they have their files there.
@@ -49,14 +50,7 @@ _left: set[threading.Thread] = set()
 def _nothing_is_left_behind() -> Iterator[None]:
     """No thread and no open engine outlives a test."""
     yield
-    mine = [
-        thread
-        for thread in threading.enumerate()
-        if thread.name.startswith("durable")
-        and thread not in _left
-        # One whose start was interrupted never began; Python lists it all the same.
-        and thread.ident is not None
-    ]
+    mine = [thread for thread in durable_threads() if thread not in _left]
     for thread in mine:
         thread.join(5)
     left = [thread for thread in mine if thread.is_alive()]

@@ -73,3 +73,15 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < limit, "what the test waits for never happened"
         pause.wait(0.001)
+
+
+def durable_threads() -> list[threading.Thread]:
+    """The threads of engines that run now.
+
+    Not one whose start was interrupted: it never began, but Python lists it all the same.
+    """
+    return [
+        thread
+        for thread in threading.enumerate()
+        if thread.name.startswith("durable") and thread.ident is not None
+    ]

@@ -20,7 +20,7 @@ import pytest
 import durable
 from durable import Engine, Queue, aio, step, transaction, workflow
 from durable.runtime import recovery
-from tests.support import PATIENCE, Gate, dying, until
+from tests.support import PATIENCE, Gate, durable_threads, dying, until
 
 STEP = ["BEGIN", "INSERT", "COMMIT"]
 
@@ -297,10 +297,9 @@ async def waits_async() -> None:
     await aio.recv(timeout=3600)
 
 
-def durable_threads() -> Counter[str]:
+def threads_by_kind() -> Counter[str]:
     """How many threads of durable there are, by the first two words of their names."""
-    names = [thread.name for thread in threading.enumerate()]
-    return Counter(" ".join(name.split()[:2]) for name in names if name.startswith("durable"))
+    return Counter(" ".join(thread.name.split()[:2]) for thread in durable_threads())
 
 
 def wait_until_recorded(engine: Engine, count: int) -> None:
@@ -310,7 +309,7 @@ def wait_until_recorded(engine: Engine, count: int) -> None:
 def test_an_engine_at_rest_has_one_thread(engine: Engine) -> None:
     """The watcher, which looks for what other processes did."""
     engine.run(workflow(lambda: None, name="costs:nothing"))
-    until(lambda: durable_threads() == {"durable watcher": 1})
+    until(lambda: threads_by_kind() == {"durable watcher": 1})
 
 
 def test_async_workflows_that_wait_share_a_thread(engine: Engine) -> None:
@@ -318,7 +317,7 @@ def test_async_workflows_that_wait_share_a_thread(engine: Engine) -> None:
     for _ in range(20):
         waits_async.start()
     wait_until_recorded(engine, 20)
-    until(lambda: sum(durable_threads().values()) <= 4)
+    until(lambda: sum(threads_by_kind().values()) <= 4)
 
 
 def test_nothing_but_the_watcher_wakes_up(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,7 +325,7 @@ def test_nothing_but_the_watcher_wakes_up(engine: Engine, monkeypatch: pytest.Mo
     for _ in range(20):
         waits.start()
     wait_until_recorded(engine, 20)
-    until(lambda: durable_threads().total() == 21)
+    until(lambda: threads_by_kind().total() == 21)
     woken: Counter[str] = Counter()
     wait = threading.Condition.wait
 

@@ -29,7 +29,7 @@ from durable import (
 )
 from durable.clock import SystemClock, Thread
 from tests.processes.programs import Program
-from tests.support import PATIENCE, Gate, dying
+from tests.support import PATIENCE, Gate, durable_threads, dying
 
 _gate = Gate()
 _ran: list[Any] = []
@@ -278,7 +278,7 @@ def test_n47_what_a_stuck_step_still_does_is_not_recorded(
     engine.start(passes_gate)
     _gate.wait_reached()
     engine.close(timeout=0)
-    (stuck,) = [each for each in threading.enumerate() if each.name.startswith("durable")]
+    (stuck,) = durable_threads()
     before = records(path)
     caplog.clear()
 
@@ -297,7 +297,7 @@ def test_n47_a_stuck_step_does_not_write_into_the_next_engine(path: str) -> None
     old = _gate
     old.wait_reached()
     first.close(timeout=0)
-    stuck = [each for each in threading.enumerate() if each.name.startswith("durable")]
+    stuck = durable_threads()
     globals()["_gate"] = Gate()
     with Engine(path) as second:
         _gate.wait_reached()

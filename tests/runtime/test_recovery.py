@@ -167,9 +167,8 @@ def test_dead_after_too_many_deaths(path: str) -> None:
         current_gate[-1].wait_reached()
     for _ in range(2):
         current_gate[-1].open()
+        current_gate.append(Gate())
         with dying(path, recover=lambda each: each.id == "poison"):
-            current_gate.append(Gate())
-            current_gate[-2].open()
             current_gate[-1].wait_reached()
     current_gate[-1].open()
     with Engine(path) as engine:
