@@ -101,6 +101,7 @@ def test_live_values_are_there_at_once(path: str) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_a_reader_in_a_workflow_over_every_crash() -> None:
     """Each value that a workflow reads is a step: wherever it dies, it reads each once."""
 

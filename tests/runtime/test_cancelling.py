@@ -233,6 +233,7 @@ def test_a_task_group_whose_sibling_fails(path: str) -> None:
     assert ran["fails"] == ran["after"] == ran["forever"] == 1
 
 
+@pytest.mark.slow
 def test_task_groups_over_every_crash() -> None:
     """A group whose sibling fails comes out the same, wherever it is killed."""
 

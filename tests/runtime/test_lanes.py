@@ -101,7 +101,7 @@ def shaped(shape: int) -> Callable[[Engine], None]:
 
 @pytest.mark.parametrize(
     "shape",
-    [pytest.param(n, marks=pytest.mark.slow if n > 1 else ()) for n in range(len(SHAPES))],
+    [pytest.param(n, marks=pytest.mark.slow if n else ()) for n in range(len(SHAPES))],
     ids=[each.__name__ for each in SHAPES],
 )
 def test_n11_killed_at_each_write(shape: int) -> None:
@@ -277,6 +277,7 @@ def test_who_came_first_is_recorded(kind: str, path: str) -> None:
         assert ran == before
 
 
+@pytest.mark.slow
 def test_races_over_every_crash() -> None:
     """Killed at any write: `first`, as far as it was decided, stays the first."""
 
