@@ -19,7 +19,7 @@ from durable.clock import SystemClock
 from durable.errors import AlreadyRunning, EngineClosed, InvalidArgument, NotAllowedHere
 from durable.testing import VirtualClock
 from tests.processes.programs import PRELUDE, ROOT, Program
-from tests.support import PATIENCE, AsyncGate, dying, until
+from tests.support import PATIENCE, AsyncGate, durable_threads, dying, until
 
 ran: Counter[str] = Counter()
 
@@ -355,7 +355,9 @@ def test_opened_and_closed_many_times_on_one_loop(path: str) -> None:
             assert not waiting._waiters
         assert asyncio.all_tasks() == {asyncio.current_task()}
         assert loop.get_task_factory() is None
-        assert not [each.name for each in threading.enumerate() if "durable" in each.name]
+        for thread in durable_threads():
+            thread.join(PATIENCE)
+        assert not durable_threads()
 
     asyncio.run(main())
     gc.collect()

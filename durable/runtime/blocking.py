@@ -7,7 +7,7 @@ from durable.records import Status
 from durable.runtime.context import Scope
 from durable.runtime.host import log
 from durable.store import queues
-from durable.store.database import Tx
+from durable.store.tx import Tx
 from durable.store.workflows import State
 
 

@@ -15,8 +15,8 @@ from durable.runtime.context import Scope
 from durable.runtime.file import File
 from durable.runtime.flows import Flow, Listen, Read, Wait, Write, carried
 from durable.store import steps, workflows
-from durable.store.database import Tx
 from durable.store.steps import ERROR, TIMEOUT, VALUE, Outcome, Place
+from durable.store.tx import Tx
 
 T = TypeVar("T")
 

@@ -20,8 +20,8 @@ from durable.runtime.file import File
 from durable.runtime.flows import Flow, Read, Write
 from durable.runtime.messages import MISSING, timed_out
 from durable.store import events, messages, steps, streams, workflows
-from durable.store.database import Tx
 from durable.store.steps import ERROR, NOWHERE, TIMEOUT, VALUE, Outcome, Place
+from durable.store.tx import Tx
 
 
 def outcome_of(workflow_id: str, ending: workflows.Ending) -> Outcome:

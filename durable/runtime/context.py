@@ -19,8 +19,8 @@ from durable.runtime.loops import Inside
 from durable.runtime.runs import Run, Stopped
 from durable.runtime.threads import STARTED_BY
 from durable.store import messages, steps
-from durable.store.database import Tx
 from durable.store.steps import CANCELLED, Place, Record
+from durable.store.tx import Tx
 from durable.store.workflows import RunIsOver
 
 T = TypeVar("T")

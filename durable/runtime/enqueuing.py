@@ -14,8 +14,8 @@ from durable.runtime.file import File
 from durable.runtime.flows import Flow, Write
 from durable.runtime.starting import Options, refuse_other
 from durable.store import queues
-from durable.store.database import Tx
 from durable.store.queues import Limits
+from durable.store.tx import Tx
 from durable.store.workflows import NewWorkflow, queue_key
 
 Make = Callable[[str], NewWorkflow]

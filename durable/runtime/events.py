@@ -14,8 +14,8 @@ from durable.runtime.file import File
 from durable.runtime.flows import Flow, Read, Write
 from durable.runtime.messages import MISSING, encode_for, timed_out
 from durable.store import events, workflows
-from durable.store.database import Tx
 from durable.store.steps import ERROR, NOWHERE, TIMEOUT, VALUE, Outcome, Place
+from durable.store.tx import Tx
 
 
 def set_event(scope: Scope, key: str, value: object) -> Flow[None]:

@@ -30,8 +30,8 @@ from durable.runtime.parallel import finish_all
 from durable.runtime.registry import StepSpec, find_target
 from durable.runtime.runs import Run, Stopped
 from durable.store import workflows
-from durable.store.database import Tx
 from durable.store.steps import ERROR, VALUE, Outcome
+from durable.store.tx import Tx
 
 
 class Ended(NamedTuple):

@@ -24,8 +24,8 @@ from durable.runtime.lanes import begin_task, engine_loop, placed
 from durable.runtime.registry import StepSpec
 from durable.runtime.runs import Stopped
 from durable.runtime.waiting import AsyncListener, Listener
-from durable.store.database import Tx
 from durable.store.steps import Place
+from durable.store.tx import Tx
 from durable.store.workflows import RunIsOver
 
 T = TypeVar("T")

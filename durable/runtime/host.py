@@ -17,7 +17,7 @@ from durable.runtime.runs import Run, Runs, Slot
 from durable.runtime.threads import Threads
 from durable.runtime.timers import Timers
 from durable.store import workflows
-from durable.store.database import Tx
+from durable.store.tx import Tx
 from durable.store.workflows import NewWorkflow
 
 log = logging.getLogger("durable")

@@ -12,8 +12,8 @@ from durable.runtime.context import Scope
 from durable.runtime.file import File
 from durable.runtime.flows import Flow, Write
 from durable.store import messages, workflows
-from durable.store.database import Tx
 from durable.store.steps import TIMEOUT, VALUE, Outcome, Place
+from durable.store.tx import Tx
 
 MISSING: Any = object()
 """Stands for an argument that was not given, where None is a value like any other."""

@@ -21,8 +21,8 @@ from durable.runtime.flows import Carried, Flow, Listen, Spawn, Wait, Write, car
 from durable.runtime.registry import StepSpec
 from durable.runtime.runs import Stopped
 from durable.store import steps as store
-from durable.store.database import Tx
 from durable.store.steps import VALUE, Outcome, Place
+from durable.store.tx import Tx
 
 R = TypeVar("R")
 

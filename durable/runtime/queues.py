@@ -23,9 +23,9 @@ from durable.runtime.runs import Run
 from durable.runtime.timers import Timer
 from durable.runtime.workers import Workers
 from durable.store import queues, steps, workflows
-from durable.store.database import Tx
 from durable.store.queues import Limits, QueueRow, Waiting
 from durable.store.steps import Place, Record
+from durable.store.tx import Tx
 from durable.store.workflows import NewWorkflow, State, queue_key
 
 # So many are started, or become due, in one transaction at most: others want to write as well.

@@ -15,8 +15,8 @@ from durable.runtime.registry import WorkflowSpec, find_target, registry
 from durable.runtime.runs import Run
 from durable.runtime.waiting import Callback
 from durable.store import events, messages, queues, steps, workflows
-from durable.store.database import Tx
 from durable.store.steps import Place, Record
+from durable.store.tx import Tx
 from durable.store.workflows import State
 
 PAGE = 500

@@ -14,8 +14,8 @@ from weakref import WeakKeyDictionary
 from durable.clock import Clock
 from durable.runtime.loops import OnLoop
 from durable.runtime.registry import WorkflowSpec
-from durable.store.database import Tx
 from durable.store.steps import Place, Record
+from durable.store.tx import Tx
 
 # So often in a row the event loop turns, while a run replays, without another record being asked
 # for, until it is clear that nobody will.

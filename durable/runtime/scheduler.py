@@ -22,8 +22,8 @@ from durable.runtime.runs import Run
 from durable.runtime.schedules import new_run, run_id, run_input
 from durable.runtime.waiting import Listener
 from durable.store import schedules, workflows
-from durable.store.database import Tx
 from durable.store.schedules import KEY, Declared, State
+from durable.store.tx import Tx
 
 # Runs that one schedule begins at once where it makes up for what was missed.
 AT_ONCE = 100

@@ -19,8 +19,8 @@ from durable.records import Schedule
 from durable.runtime.context import find_scope
 from durable.runtime.file import File
 from durable.store import schedules, workflows
-from durable.store.database import Tx
 from durable.store.schedules import State
+from durable.store.tx import Tx
 from durable.zones import find_zone
 
 # Moments of one backfill.

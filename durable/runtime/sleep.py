@@ -8,8 +8,8 @@ from durable.runtime.checkpoint import pause
 from durable.runtime.context import Scope
 from durable.runtime.flows import Flow, Write
 from durable.store import steps, workflows
-from durable.store.database import Tx
 from durable.store.steps import VALUE, Outcome
+from durable.store.tx import Tx
 
 
 def sleep(scope: Scope, until: Callable[[float], float]) -> Flow[None]:

@@ -26,9 +26,9 @@ from durable.runtime.host import Host
 from durable.runtime.registry import WorkflowSpec, registry, target_of
 from durable.runtime.runs import Run
 from durable.store import steps, workflows
-from durable.store.database import Tx
 from durable.store.queues import DELAYED
 from durable.store.steps import Outcome, Place
+from durable.store.tx import Tx
 from durable.store.workflows import Queued
 
 # What ends a flow from outside: a generator whose caller is interrupted hears of it as its exit.

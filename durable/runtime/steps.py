@@ -14,9 +14,10 @@ from durable.runtime.context import Scope, StepCall, current_host, run_in_step
 from durable.runtime.flows import Call, Flow, Write, carried
 from durable.runtime.registry import StepSpec
 from durable.store import steps, streams, workflows
-from durable.store.database import Tx, is_of_the_file
+from durable.store.faults import is_of_the_file
 from durable.store.steps import VALUE, Outcome, Place, Record
 from durable.store.streams import Try
+from durable.store.tx import Tx
 
 Body = Callable[..., Any]
 

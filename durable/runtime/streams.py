@@ -14,9 +14,9 @@ from durable.runtime.file import File
 from durable.runtime.flows import Flow, Read, Write
 from durable.runtime.messages import encode_for
 from durable.store import streams, workflows
-from durable.store.database import Tx
 from durable.store.steps import TIMEOUT, VALUE, Outcome, Place
 from durable.store.streams import Item, Try
+from durable.store.tx import Tx
 
 # The recorded end of a stream; a value is recorded as a list of one.
 END = "[]"

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from functools import partial
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, Self
 
 from durable.clock import LOOK_AGAIN, Clock
 from durable.runtime.loops import OnLoop
@@ -75,16 +76,19 @@ class Waiting:
         self.notify(keys)
 
 
-class Listener:
-    """One thread that waits for keys."""
+class _Registered(ABC):
+    """A waiter that is registered as long as its ``with`` block lasts.
 
-    def __init__(self, waiting: Waiting, keys: tuple[str, ...]) -> None:
+    One that polls has a `watch` of the file, which it closes at the end.
+    """
+
+    def __init__(self, waiting: Waiting, keys: tuple[str, ...], watch: Watch | None) -> None:
         self.keys = keys
         self._waiting = waiting
-        self._condition = threading.Condition(waiting.mutex)
+        self._watch = watch
         self._notified = False
 
-    def __enter__(self) -> Listener:
+    def __enter__(self) -> Self:
         self._waiting.add(self)
         return self
 
@@ -95,6 +99,32 @@ class Listener:
         traceback: TracebackType | None,
     ) -> None:
         self._waiting.remove(self)
+        if self._watch is not None:
+            self._watch.close()
+
+    @abstractmethod
+    def wake(self) -> Callable[[], None] | None:
+        """A key was notified; see `Waiter`."""
+
+    def _tick(self, deadline: float | None) -> float:
+        """Until when to wait before the next look at the file."""
+        tick = self._waiting.clock.now() + POLL_SECONDS
+        return tick if deadline is None else min(tick, deadline)
+
+    def _has_changed(self) -> bool:
+        """Whether another process has changed the file since the last look."""
+        return self._watch is not None and self._watch.changed()
+
+    def _is_late(self, deadline: float | None) -> bool:
+        return deadline is not None and self._waiting.clock.now() >= deadline
+
+
+class Listener(_Registered):
+    """One thread that waits for keys."""
+
+    def __init__(self, waiting: Waiting, keys: tuple[str, ...], watch: Watch | None = None) -> None:
+        super().__init__(waiting, keys, watch)
+        self._condition = threading.Condition(waiting.mutex)
 
     def wake(self) -> None:
         """Let `wait` return."""
@@ -115,27 +145,19 @@ class Listener:
         return notified
 
 
-class AsyncListener:
+class AsyncListener(_Registered):
     """One coroutine that waits for keys, on an event loop."""
 
-    def __init__(self, waiting: Waiting, keys: tuple[str, ...], loop: OnLoop) -> None:
-        self.keys = keys
-        self._waiting = waiting
-        self._loop = loop
-        self._notified = False
-        self._future: asyncio.Future[None] | None = None
-
-    def __enter__(self) -> AsyncListener:
-        self._waiting.add(self)
-        return self
-
-    def __exit__(
+    def __init__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+        waiting: Waiting,
+        keys: tuple[str, ...],
+        loop: OnLoop,
+        watch: Watch | None = None,
     ) -> None:
-        self._waiting.remove(self)
+        super().__init__(waiting, keys, watch)
+        self._loop = loop
+        self._future: asyncio.Future[None] | None = None
 
     def wake(self) -> Callable[[], None]:
         """Let `wait` return, once the loop gets to it."""
@@ -143,9 +165,8 @@ class AsyncListener:
 
     async def wait(self, deadline: float | None) -> bool:
         """Wait for a notification since the last call; False if the deadline came first."""
-        clock = self._waiting.clock
         while not self._notified:
-            if deadline is not None and clock.now() >= deadline:
+            if self._is_late(deadline):
                 return False
             await self._wait_until(deadline)
         self._notified = False
@@ -206,52 +227,20 @@ class PolledWaiting(Waiting):
 
 
 class _PolledListener(Listener):
-    def __init__(self, waiting: Waiting, keys: tuple[str, ...], watch: Watch) -> None:
-        super().__init__(waiting, keys)
-        self._watch = watch
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        super().__exit__(kind, error, traceback)
-        self._watch.close()
-
     def wait(self, deadline: float | None) -> bool:
-        clock = self._waiting.clock
-        while True:
-            tick = clock.now() + POLL_SECONDS
-            if super().wait(tick if deadline is None else min(tick, deadline)):
+        while not super().wait(self._tick(deadline)):
+            if self._has_changed():
                 return True
-            if self._watch.changed():
-                return True
-            if deadline is not None and clock.now() >= deadline:
+            if self._is_late(deadline):
                 return False
+        return True
 
 
 class _PolledAsyncListener(AsyncListener):
-    def __init__(self, waiting: Waiting, keys: tuple[str, ...], loop: OnLoop, watch: Watch) -> None:
-        super().__init__(waiting, keys, loop)
-        self._watch = watch
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        super().__exit__(kind, error, traceback)
-        self._watch.close()
-
     async def wait(self, deadline: float | None) -> bool:
-        clock = self._waiting.clock
-        while True:
-            tick = clock.now() + POLL_SECONDS
-            if await super().wait(tick if deadline is None else min(tick, deadline)):
+        while not await super().wait(self._tick(deadline)):
+            if self._has_changed():
                 return True
-            if self._watch.changed():
-                return True
-            if deadline is not None and clock.now() >= deadline:
+            if self._is_late(deadline):
                 return False
+        return True

@@ -13,24 +13,23 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, Generic, Protocol, Self, TypeVar, cast
+from typing import Any, Final, Protocol, Self, TypeVar, cast
 
-from durable.clock import Clock, Thread
+from durable.clock import Clock
 from durable.errors import (
-    CorruptFile,
     DurableError,
     EngineClosed,
     InvalidArgument,
     NotADurableFile,
     NotAllowedHere,
-    ReadOnlyFile,
     StorageError,
-    StorageFull,
 )
 from durable.store import migrations
+from durable.store.faults import OF_DAMAGED_ROWS, OF_THE_FILE, is_busy, translate
+from durable.store.requests import LOOK_FOR_LEADER_SECONDS, Later, NotTogether, Request, Writer
+from durable.store.tx import Tx
 
 T = TypeVar("T")
 MEMORY: Final = ":memory:"
@@ -39,17 +38,9 @@ MEMORY: Final = ":memory:"
 BUSY_SECONDS = 0.25
 BUSY_TRIES_BEFORE_A_WARNING = 20
 IDLE_READERS = 4
-LOOK_FOR_LEADER_SECONDS = 0.1
+
 
 _log = logging.getLogger("durable")
-
-
-class DamagedRow(Exception):
-    """A row has what durable never writes; those who wait get CorruptFile."""
-
-
-class _NotTogether(Exception):
-    """A request of a batch raised what no other thread may raise: the batch is run again."""
 
 
 class Observer(Protocol):
@@ -60,166 +51,6 @@ class Observer(Protocol):
 
     def after(self, label: str) -> None:
         """It is over: committed, or undone as it failed; its caller does not know yet."""
-
-
-class Tx:
-    """An open transaction, as the functions of the store take it."""
-
-    __slots__ = ("_connection", "execute", "touched")
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self.execute: Callable[..., sqlite3.Cursor] = connection.execute
-        self.touched: list[str] = []
-
-    def touch(self, key: str) -> None:
-        """Name a key that waiters may be waiting for: they are notified after the commit."""
-        self.touched.append(key)
-
-    def row(self, sql: str, values: dict[str, Any]) -> sqlite3.Row | None:
-        """The first row, or None."""
-        return cast("sqlite3.Row | None", self.execute(sql, values).fetchone())
-
-    def rows(self, sql: str, values: dict[str, Any]) -> list[sqlite3.Row]:
-        """All rows, fetched: an open cursor would hold the write-ahead log."""
-        return self.execute(sql, values).fetchall()
-
-    @contextmanager
-    def user_cursor(self, name: str) -> Iterator[sqlite3.Cursor]:
-        """A cursor for the body of transaction `name`, which may do all but end the transaction.
-
-        NotAllowedHere if it tries, or writes to durable's own tables.
-        """
-        refused: list[str] = []
-
-        def authorize(action: int, first: str | None, second: str | None, *_: str | None) -> int:
-            why = _refusal(action, first)
-            if why is None:
-                return sqlite3.SQLITE_OK
-            refused.append(why)
-            return sqlite3.SQLITE_DENY
-
-        cursor = self._connection.cursor()
-        self._connection.set_authorizer(authorize)
-        try:
-            yield cursor
-        except sqlite3.Error as error:
-            if not refused:
-                raise
-            raise NotAllowedHere(
-                f"transaction {name!r} may not {refused[0]}: durable begins and commits it, "
-                "together with its checkpoint"
-            ) from error
-        finally:
-            self._connection.set_authorizer(None)
-            cursor.close()
-
-
-class _Request(Generic[T]):
-    """One call of `write`, from its thread to the one that leads and back."""
-
-    __slots__ = ("condition", "done", "error", "fn", "gone", "label", "lock", "result", "tx")
-
-    def __init__(self, label: str, fn: Callable[[Tx], T], tx: Tx) -> None:
-        self.label = label
-        self.fn = fn
-        self.tx = tx
-        self.done = False
-        self.gone = False
-        self.result: T | None = None
-        self.error: BaseException | None = None
-        # Both are made where another leads. It is the lock that is entered: a Ctrl-C inside of
-        # Condition.__enter__ would leave it locked.
-        self.lock: threading.Lock | None = None
-        self.condition: threading.Condition | None = None
-
-    def follow(self) -> None:
-        """Another leads: there will be something to wait for."""
-        self.lock = threading.Lock()
-        self.condition = threading.Condition(self.lock)
-
-    def wake(self) -> None:
-        """Let its thread look whether it is done, or whether it leads."""
-        if self.lock is not None and self.condition is not None:
-            with self.lock:
-                self.condition.notify()
-
-    def outcome(self) -> T:
-        if self.error is not None:
-            raise self.error
-        return cast(T, self.result)
-
-
-class _Later(_Request[T]):
-    """A call of `write_later`: no thread waits for it, so the writer leads in its place."""
-
-    __slots__ = ("on_done", "writer")
-
-    def __init__(
-        self,
-        label: str,
-        fn: Callable[[Tx], T],
-        tx: Tx,
-        on_done: Callable[[], None],
-        writer: _Writer,
-    ) -> None:
-        super().__init__(label, fn, tx)
-        self.on_done = on_done
-        self.writer = writer
-
-    def wake(self) -> None:
-        """Say that it is done, or have the writer lead."""
-        if self.done:
-            self.writer.outstanding.discard(self)
-            self.on_done()
-        else:
-            self.writer.call()
-
-
-class _Writer:
-    """A thread that leads for requests that have none; it is started by the first of them."""
-
-    def __init__(self, clock: Clock, turn: Callable[[], None]) -> None:
-        self.outstanding: set[_Later[Any]] = set()
-        self._clock = clock
-        self._turn = turn
-        self._mutex = threading.Lock()
-        self._condition = threading.Condition(self._mutex)
-        self._called = False
-        self._ends = False
-        self._thread: Thread | None = None
-
-    def start(self) -> None:
-        """Begin, unless it has begun."""
-        with self._mutex:
-            if self._thread is None:
-                self._thread = self._clock.spawn("durable writer", self._run)
-
-    def call(self) -> None:
-        """Have it take a turn."""
-        with self._mutex:
-            self._called = True
-            self._condition.notify()
-
-    def end(self) -> None:
-        """End the thread, once nothing is outstanding."""
-        with self._mutex:
-            self._ends = True
-            self._condition.notify()
-            thread = self._thread
-        if thread is not None:
-            thread.join()
-
-    def _run(self) -> None:
-        while True:
-            # A leader that was interrupted on the main thread may have told nobody.
-            look_again = self._clock.now() + LOOK_FOR_LEADER_SECONDS if self.outstanding else None
-            with self._mutex:
-                self._clock.wait(self._condition, lambda: self._called or self._ends, look_again)
-                if self._ends:
-                    return
-                self._called = False
-            self._turn()
 
 
 class _Reader:
@@ -261,17 +92,17 @@ class Database:
         self._pid = os.getpid()
         self._inherited = False
         self._mutex = threading.Lock()
-        self._queue: list[_Request[Any]] = []
-        self._leader: _Request[Any] | None = None
+        self._queue: list[Request[Any]] = []
+        self._leader: Request[Any] | None = None
         self._leading: int | None = None
-        self._untold: list[_Request[Any]] = []
+        self._untold: list[Request[Any]] = []
         self.impatient = False
         self._closing = False
         self._dead = False
         self.observer: Observer | None = None
         self._idle_lock = threading.Lock()
         self._idle = threading.Condition(self._idle_lock)
-        self._writer_thread = _Writer(clock, self._lead_for_others)
+        self._writer_thread = Writer(clock, self._lead_for_others)
         self._readers: list[_Reader] = []
         self._create = create
         self._uri = _uri(path, create)
@@ -301,7 +132,7 @@ class Database:
         self.check_process()
         if self.observer is not None:
             self.observer.before(label)
-        request = _Request(label, fn, Tx(self._writer))
+        request = Request(label, fn, Tx(self._writer))
         try:
             self._enter(request)
             if request.condition is not None:
@@ -326,7 +157,7 @@ class Database:
         self.check_process()
         if self.observer is not None:
             self.observer.before(label)
-        request = _Later(label, fn, Tx(self._writer), on_done, self._writer_thread)
+        request = Later(label, fn, Tx(self._writer), on_done, self._writer_thread)
         self._enter(request)
         self._writer_thread.start()
         return request.outcome
@@ -342,7 +173,7 @@ class Database:
             return self._patiently(connection, lambda: self._snapshot(connection, fn))
         except Exception as error:
             # The arguments of a look were checked: what else fails is a row that makes no sense.
-            if isinstance(error, DurableError) or not isinstance(error, _OF_DAMAGED_ROWS):
+            if isinstance(error, DurableError) or not isinstance(error, OF_DAMAGED_ROWS):
                 raise
             raise translate(error, self.path) from error
         finally:
@@ -364,7 +195,7 @@ class Database:
     # happened; and a caller that is interrupted says so (`gone`), so that those who wait for it to
     # lead, and look now and then, put another in its place.
 
-    def _enter(self, request: _Request[Any]) -> None:
+    def _enter(self, request: Request[Any]) -> None:
         """Queue the request; its thread leads if no other does."""
         with self._mutex:
             if self._closing:
@@ -375,7 +206,7 @@ class Database:
                     "would need a commit of its own; call it in the workflow, or in another step"
                 )
             first = self._leader is None
-            if isinstance(request, _Later):
+            if isinstance(request, Later):
                 self._writer_thread.outstanding.add(request)
             elif not first:
                 request.follow()
@@ -384,7 +215,7 @@ class Database:
                 self._leader = request
                 request.wake()
 
-    def _follow(self, request: _Request[Any]) -> None:
+    def _follow(self, request: Request[Any]) -> None:
         """Wait until the request is done, or it is its thread's turn to lead."""
         assert request.lock is not None and request.condition is not None
 
@@ -405,7 +236,7 @@ class Database:
         """A turn of the writer: lead, if it is the turn of a request without a thread."""
         self._replace_leader()
         leader = self._leader
-        if isinstance(leader, _Later):
+        if isinstance(leader, Later):
             try:
                 self._lead()
             except BaseException as error:  # what the body of a transaction raised
@@ -428,7 +259,7 @@ class Database:
             self._hand_over(batch)
             self.notify()
 
-    def _hand_over(self, batch: list[_Request[Any]]) -> None:
+    def _hand_over(self, batch: list[Request[Any]]) -> None:
         """Wake those that are done, and let the next one lead."""
         with self._mutex:
             for request in batch:
@@ -461,13 +292,13 @@ class Database:
         with self._mutex:
             self._untold = [each for each in self._untold if each not in untold]
 
-    def _abandon(self, request: _Request[Any]) -> None:
+    def _abandon(self, request: Request[Any]) -> None:
         """The request's thread was interrupted (Ctrl-C): nobody may wait for it to lead."""
         request.gone = True
         self._replace_leader()
         self.notify()
 
-    def _commit(self, batch: list[_Request[Any]], *, careful: bool = False) -> None:
+    def _commit(self, batch: list[Request[Any]], *, careful: bool = False) -> None:
         """Run the batch in one transaction.
 
         If one of them fails, all are undone and run again, each under a savepoint (`careful`); and
@@ -503,7 +334,7 @@ class Database:
                 self._rollback()
             raise
 
-    def _run(self, request: _Request[Any], *, alone: bool) -> None:
+    def _run(self, request: Request[Any], *, alone: bool) -> None:
         try:
             self._apply(request)
         except Exception:
@@ -511,9 +342,9 @@ class Database:
         except BaseException as error:
             if alone or _is_ctrl_c(error):
                 raise  # of this thread, whose request it may be
-            raise _NotTogether from error
+            raise NotTogether from error
 
-    def _run_under_savepoint(self, request: _Request[Any]) -> None:
+    def _run_under_savepoint(self, request: Request[Any]) -> None:
         self._writer.execute("SAVEPOINT request")
         try:
             self._apply(request)
@@ -527,7 +358,7 @@ class Database:
             self._writer.execute("ROLLBACK TO request")
         self._writer.execute("RELEASE request")
 
-    def _apply(self, request: _Request[Any]) -> None:
+    def _apply(self, request: Request[Any]) -> None:
         request.tx.touched.clear()
         request.error = None
         request.result = request.fn(request.tx)
@@ -537,7 +368,7 @@ class Database:
                     "INSERT OR REPLACE INTO durable_signal (key) VALUES (:key)", {"key": key}
                 )
 
-    def _mark_done(self, batch: list[_Request[Any]]) -> None:
+    def _mark_done(self, batch: list[Request[Any]]) -> None:
         """The batch is committed; may be called again for the same batch."""
         touching = [request for request in batch if request.tx.touched]
         if touching:
@@ -546,7 +377,7 @@ class Database:
         for request in batch:
             request.done = True
 
-    def _fail(self, batch: list[_Request[Any]], error: Exception) -> None:
+    def _fail(self, batch: list[Request[Any]], error: Exception) -> None:
         for request in batch:
             request.error = self._explain(error)
             request.tx.touched.clear()
@@ -554,7 +385,7 @@ class Database:
 
     def _explain(self, error: BaseException) -> BaseException:
         """The error of durable's tree for one of SQLite's; a text of its may be no UTF-8."""
-        if isinstance(error, DurableError) or not isinstance(error, _OF_THE_FILE):
+        if isinstance(error, DurableError) or not isinstance(error, OF_THE_FILE):
             return error
         explained = translate(error, self.path)
         explained.__cause__ = error
@@ -565,7 +396,7 @@ class Database:
         try:
             self._writer.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
-            if not _is_busy(error):
+            if not is_busy(error):
                 raise
             self._patiently(self._writer, lambda: self._writer.execute("BEGIN IMMEDIATE"))
 
@@ -576,7 +407,7 @@ class Database:
             try:
                 return action()
             except sqlite3.OperationalError as error:
-                if not _is_busy(error):
+                if not is_busy(error):
                     raise
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
@@ -746,59 +577,6 @@ class Watch:
             return cast(int, self._connection.execute("PRAGMA data_version").fetchone()[0])
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
-
-
-_WRITES = (sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE)
-
-
-def _refusal(action: int, first: str | None) -> str | None:
-    """What the body of a transaction wants to do and may not; None if it may."""
-    if action in (sqlite3.SQLITE_TRANSACTION, sqlite3.SQLITE_SAVEPOINT):
-        return f"call {first}"
-    if action in (sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH):
-        return "attach or detach files"
-    if action == sqlite3.SQLITE_PRAGMA:
-        return f"use PRAGMA {first}"
-    if action in _WRITES and first is not None and first.startswith("durable_"):
-        return f"write to {first}"
-    return None
-
-
-# ---------------------------------------------------------------------- errors
-
-
-def translate(error: Exception, path: str) -> DurableError:
-    """The error of durable's tree for one of SQLite's, or for what a damaged row has caused."""
-    if not isinstance(error, sqlite3.Error):
-        return CorruptFile(path, f"has a row that cannot be read ({error}); restore it from a copy")
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    text = str(error)
-    if code == sqlite3.SQLITE_FULL:
-        return StorageFull(path, f"no space left ({text}); what was recorded before is kept")
-    if code == sqlite3.SQLITE_READONLY:
-        return ReadOnlyFile(path, f"may not be written by this process ({text})")
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return CorruptFile(path, f"is damaged ({text}); restore it from a copy")
-    if code == sqlite3.SQLITE_CANTOPEN:
-        return StorageError(path, f"cannot be opened ({text}); does its folder exist and allow it?")
-    return StorageError(path, f"SQLite says: {text}")
-
-
-def is_of_the_file(error: sqlite3.Error) -> bool:
-    """Whether SQLite complains of the file or the disk, rather than of the statement."""
-    return type(translate(error, "")) is not StorageError or (
-        getattr(error, "sqlite_errorcode", 0) & 0xFF
-        in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM)
-    )
-
-
-def _is_busy(error: sqlite3.OperationalError) -> bool:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-
-_OF_THE_FILE = (sqlite3.Error, UnicodeDecodeError, MemoryError, DamagedRow, IndexError)
-_OF_DAMAGED_ROWS = (*_OF_THE_FILE, ValueError, TypeError, LookupError, OverflowError)
 
 
 def _is_ctrl_c(error: BaseException) -> bool:

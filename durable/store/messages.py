@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from durable.store.database import Tx
 from durable.store.steps import Place
+from durable.store.tx import Tx
 
 
 def key(workflow: int, topic: str | None) -> str:

@@ -9,8 +9,8 @@ from durable.clock import as_datetime, optional_datetime
 from durable.codec import Codec, Opaque, decode_error, decode_or_opaque
 from durable.errors import WorkflowNotFound
 from durable.records import Status, Step, Workflow
-from durable.store.database import Tx
 from durable.store.steps import ERROR, VALUE, Place
+from durable.store.tx import Tx
 from durable.store.workflows import find
 
 

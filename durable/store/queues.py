@@ -6,7 +6,7 @@ import json
 from typing import Final, NamedTuple
 
 from durable.errors import InvalidArgument, QueueNotFound
-from durable.store.database import Tx
+from durable.store.tx import Tx
 from durable.store.workflows import (
     NewWorkflow,
     Queued,

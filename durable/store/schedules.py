@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from durable.errors import ScheduleNotFound
-from durable.store.database import DamagedRow, Tx
+from durable.store.faults import DamagedRow
+from durable.store.tx import Tx
 
 # What the engine that fires schedules listens to.
 KEY = "schedules"

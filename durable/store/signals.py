@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from durable.store.database import Tx
+from durable.store.tx import Tx
 
 
 def after(tx: Tx, seq: int) -> tuple[int, list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from durable.store.database import Tx
+from durable.store.tx import Tx
 from durable.store.workflows import RunIsOver
 
 VALUE, ERROR, TIMEOUT, CANCELLED = "value", "error", "timeout", "cancelled"

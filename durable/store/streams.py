@@ -10,8 +10,8 @@ import sqlite3
 from typing import NamedTuple
 
 from durable.errors import WorkflowConflict
-from durable.store.database import Tx
 from durable.store.steps import Place
+from durable.store.tx import Tx
 
 PAGE = 100
 

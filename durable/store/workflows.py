@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from durable.codec import decode_error
 from durable.errors import Deduplicated, NonDeterminism, WorkflowConflict, WorkflowNotFound
 from durable.records import Status
-from durable.store.database import DamagedRow, Tx
+from durable.store.faults import DamagedRow
+from durable.store.tx import Tx
 
 # In `waits_for`: the run waits for what no single key of the file tells.
 ANY_KEY = "any"

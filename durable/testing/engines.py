@@ -17,7 +17,8 @@ from durable.engine import Engine
 from durable.errors import DurableError
 from durable.records import Status
 from durable.runtime.host import Host
-from durable.store.database import Database, Tx
+from durable.store.database import Database
+from durable.store.tx import Tx
 from durable.testing.clock import VirtualClock
 from durable.testing.timeline import Journal, story, timeline
 

@@ -25,7 +25,7 @@ from durable.errors import EngineClosed, InvalidArgument, NotAllowedHere
 from durable.runtime.context import find_scope
 from durable.runtime.runs import Stopped
 from durable.store import steps
-from durable.store.database import Tx
+from durable.store.tx import Tx
 from durable.testing.clock import Deadlock, Stuck, VirtualClock
 from durable.testing.engines import TestEngine, raise_errors, temporary_file
 from durable.testing.timeline import story

@@ -195,8 +195,8 @@ def test_the_message_of_a_cancelled_wait_is_there_again() -> None:
     with testing.engine() as engine:
         host = engine._open_engine()
         handle = wf.start()
+        host.database.observer = Cancels()  # from here on, no other thread goes first
         handle.send("hello")
-        host.database.observer = Cancels()
         assert handle.result() == "hello"
         assert [each.outcome for each in handle.steps()] == ["cancelled", "value", "value"]
 

@@ -29,11 +29,12 @@ from durable import (
     workflow,
 )
 from durable.runtime.queues import Queues
-from durable.store import database
+from durable.store import database, tx
 from durable.testing import VirtualClock
 from tests.support import PATIENCE, Gate, dying, until
 
 STORE = Path(database.__file__).parent
+DOORS = (database.__file__, tx.__file__)
 
 
 @dataclass
@@ -89,7 +90,7 @@ class Recorder:
 def _caller() -> str:
     """``module.function`` of the store, for the statement that is being run."""
     frame = sys._getframe(2)
-    while frame is not None and frame.f_code.co_filename == database.__file__:
+    while frame is not None and frame.f_code.co_filename in DOORS:
         frame = frame.f_back
     if frame is None or Path(frame.f_code.co_filename).parent != STORE:
         return "database"

@@ -15,7 +15,8 @@ import durable
 from durable import DurableError, Engine, EngineClosed
 from durable.clock import SystemClock
 from durable.store import signals
-from durable.store.database import Database, Tx
+from durable.store.database import Database
+from durable.store.tx import Tx
 from tests.processes.programs import Program
 from tests.store.interrupts import Interruption
 from tests.store.recording import Recorder

@@ -9,8 +9,9 @@ import pytest
 from durable.clock import SystemClock
 from durable.errors import Deduplicated, InvalidArgument, QueueNotFound
 from durable.store import queues
-from durable.store.database import MEMORY, Database, Tx
+from durable.store.database import MEMORY, Database
 from durable.store.queues import Limits, QueueRow, Window
+from durable.store.tx import Tx
 from durable.store.workflows import NewWorkflow, Queued, find
 
 

@@ -26,7 +26,8 @@ from durable import (
     StorageFull,
 )
 from durable.clock import SystemClock
-from durable.store.database import Database, Tx
+from durable.store.database import Database
+from durable.store.tx import Tx
 from tests.processes.programs import Program
 from tests.support import PATIENCE, Gate
 

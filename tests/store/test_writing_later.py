@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from durable.errors import EngineClosed, WorkflowNotFound
-from durable.store.database import Tx
+from durable.store.tx import Tx
 from tests.store.interrupts import Interruption
 from tests.store.test_database import Bench, Caller, insert
 from tests.support import PATIENCE, Gate, until

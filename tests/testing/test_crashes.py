@@ -18,8 +18,8 @@ from durable.runtime.checkpoint import Subject, value_outcome
 from durable.runtime.context import Scope
 from durable.runtime.flows import Flow, Wait, Write
 from durable.store import steps, workflows
-from durable.store.database import Tx
 from durable.store.steps import TIMEOUT, Outcome
+from durable.store.tx import Tx
 from durable.testing import TestEngine, VirtualClock, crashes, exploring
 
 lives: list[list[str]] = []

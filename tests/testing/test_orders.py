@@ -18,8 +18,8 @@ from durable.runtime.context import Scope
 from durable.runtime.file import File
 from durable.runtime.flows import Flow, Listen, Read, Wait, Write
 from durable.store import steps, workflows
-from durable.store.database import Tx
 from durable.store.steps import Outcome
+from durable.store.tx import Tx
 from durable.testing import Deadlock, TestEngine, exploring, orders
 
 T = TypeVar("T")
