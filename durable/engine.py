@@ -91,7 +91,6 @@ class Engine(Client):
         self._hooks = Hooks()
         self._host: Host | None = None
         self._watcher: Watcher | None = None
-        self._waiting_queues: list[str] = []
         self._lock = FileLock(self._path)
         self._mutex = threading.Lock()
 
@@ -187,7 +186,7 @@ class Engine(Client):
         host.database.open()
         if self._watcher is not None:
             self._watcher.look()
-        host.session, self._waiting_queues = host.database.write("open", self._open_session)
+        host.session, last, waiting = host.database.write("open", self._open_session)
         self._scheduler.declare()
         self._file = host
         if self._watcher is not None:
@@ -198,19 +197,20 @@ class Engine(Client):
         atexit.register(self._close_at_exit)
         _engines.append(self)
         if self._recover != "manual":
-            self._sweep_in_background(host)
+            self._sweep_in_background(host, last)
+            self._queues.notice_all(waiting)
         self._scheduler.start()
 
-    def _open_session(self, tx: Any) -> tuple[int, list[str]]:
+    def _open_session(self, tx: Any) -> tuple[int, int, list[str]]:
+        """The number of the session, the last workflow by now, and the queues that have work."""
         session = workflows.open_session(
             tx, pid=os.getpid(), version=self._version, now=self._clock.now()
         )
-        return session, self._queues.declare(tx)
+        return session, workflows.last(tx), self._queues.declare(tx)
 
-    def _sweep_in_background(self, host: Host) -> None:
+    def _sweep_in_background(self, host: Host, last: int) -> None:
         wanted = self._wanted()
-        host.spawn_task("durable recovery", lambda: recovery.sweep(host, wanted))
-        self._queues.notice_all(self._waiting_queues)
+        host.spawn_task("durable recovery", lambda: recovery.sweep(host, wanted, last=last))
 
     def _wanted(self) -> recovery.Wanted | None:
         predicate = self._recover
@@ -392,7 +392,6 @@ class Engine(Client):
         host.runs.wait_stopped(GRACE)
         lanes.leave_loop(host, GRACE)
         host.timers.close()
-        self._queues.close()
         if self._watcher is not None:
             self._watcher.close()
         self._close_session(host)

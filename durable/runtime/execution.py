@@ -52,16 +52,17 @@ def launch(host: Host, run: Run) -> None:
     """Run the workflow on a thread or in a task of its own; it must be among `host.runs`."""
     try:
         if run.spec.is_async:
-            launch_on_loop(host, run)
+            run.loop = engine_loop(host)
+            run.loop.post(partial(_begin_task, host, run))
         else:
-            host.spawn(f"durable {run.id}", partial(in_background, host, run))
+            host.spawn(f"durable {run.id}", partial(_in_background, host, run))
         run.thread = None
     except Exception:
         host.runs.remove(run)
         raise
 
 
-def in_background(host: Host, run: Run) -> None:
+def _in_background(host: Host, run: Run) -> None:
     """Run the workflow on this thread, where nobody waits for it: what goes wrong is logged."""
     try:
         ended = run_here(host, run)
@@ -69,12 +70,6 @@ def in_background(host: Host, run: Run) -> None:
         _report_failure(run, error)
     else:
         _report(run, ended)
-
-
-def launch_on_loop(host: Host, run: Run) -> None:
-    """Run the workflow, whose body is a coroutine, in a task of its own."""
-    run.loop = engine_loop(host)
-    run.loop.post(partial(_begin_task, host, run))
 
 
 def _begin_task(host: Host, run: Run) -> None:

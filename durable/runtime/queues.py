@@ -21,7 +21,6 @@ from durable.runtime.host import Host, log
 from durable.runtime.registry import registry
 from durable.runtime.runs import Run
 from durable.runtime.timers import Timer
-from durable.runtime.workers import Workers
 from durable.store import queues, steps, workflows
 from durable.store.queues import Limits, QueueRow, Waiting
 from durable.store.steps import Place, Record
@@ -201,7 +200,6 @@ class _Slot:
         self.taken = self.owner.take(tx, self.queue, self.partition, now=now)
 
     def handed_over(self) -> None:
-        self.owner.workers.ending()
         self.owner.begin(self.taken)
 
     def abandoned(self, run: Run) -> None:
@@ -213,7 +211,6 @@ class Queues:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self.workers = Workers(host)
         self._mutex = threading.Lock()
         self._known: set[str] = set()
         self._noticed: dict[str, set[str]] = {}
@@ -224,10 +221,6 @@ class Queues:
     def slot(self, queue: str, partition: str | None) -> _Slot:
         """The slot of a run of that queue that is in the hands of this process."""
         return _Slot(self, queue, partition)
-
-    def close(self) -> None:
-        """Let the threads end that wait for something to run."""
-        self.workers.close()
 
     # ------------------------------------------------------------------ in a transaction
 
@@ -308,15 +301,10 @@ class Queues:
                 host.runs.add(run)
                 if host.cancels != cancels and not self._is_current(run):
                     run.stop()  # cancelled before we had it
-                if run.spec.is_async:
-                    execution.launch_on_loop(host, run)
-                else:
-                    self.workers.give(run)
-                run.thread = None
+                execution.launch(host, run)
             except BaseException:
-                if self.workers.withdraw(run):
-                    host.runs.remove(run)
-                    host.runs.cannot_begin(run.id)
+                host.runs.remove(run)
+                host.runs.cannot_begin(run.id)
                 raise
         except EngineClosed:
             pass  # the next engine takes it up

@@ -29,19 +29,20 @@ TOGETHER = 10
 Wanted = Callable[[str], bool]
 
 
-def sweep(host: Host, wanted: Wanted | None = None) -> None:
+def sweep(host: Host, wanted: Wanted | None = None, *, last: int | None = None) -> None:
     """Take up all unfinished workflows that are `wanted`, by id, in the order of their creation.
 
-    What goes wrong with one is logged and stops no other.
+    Up to the one of number `last`: those behind it were started since the engine opened. What goes
+    wrong with one is logged and stops no other.
     """
-    states = _unfinished(host, wanted)
+    states = _unfinished(host, wanted, last)
     together = 1  # the first one does not wait for others
     while batch := list(islice(states, together)):
         take_up_or_park(host, batch)
         together = TOGETHER
 
 
-def _unfinished(host: Host, wanted: Wanted | None) -> Iterator[State]:
+def _unfinished(host: Host, wanted: Wanted | None, last: int | None) -> Iterator[State]:
     after = 0
     while not host.stopping:
         page = host.database.read(partial(workflows.unfinished, after=after, limit=PAGE))
@@ -49,10 +50,10 @@ def _unfinished(host: Host, wanted: Wanted | None) -> Iterator[State]:
             return
         for state in page:
             after = state.seq
-            if host.stopping:
+            if host.stopping or (last is not None and state.seq > last):
                 return
             if state.holder == host.session:
-                continue  # it was started since the engine opened
+                continue  # a queue has started it since the engine opened
             if wanted is None or _is_wanted(wanted, state):
                 yield state
             elif state.queue is not None and state.reason is None:

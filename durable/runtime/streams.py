@@ -86,7 +86,7 @@ class Reader:
         seq, keys = yield from self._find()
 
         def look(tx: Tx) -> list[Item] | None:
-            return _or_end(tx, seq, self._read(tx, seq))
+            return _or_end(tx, seq, self._key, self._read(tx, seq))
 
         while True:
             items = yield from wait_for(self.file, keys, look, self._seconds, self._workflow_id)
@@ -113,7 +113,7 @@ class Reader:
             seq = workflows.find(tx, workflow_id).seq
 
             def find(tx: Tx, place: Place) -> Outcome | None:
-                items = _or_end(tx, seq, streams.read(tx, seq, key, position)[:1])
+                items = _or_end(tx, seq, key, streams.read(tx, seq, key, position)[:1])
                 if items is None:
                     return None
                 text = items[0].text if items else None
@@ -169,8 +169,8 @@ class LiveReader(Reader):
         return [StreamValue(value, str(item.place), item.attempt)]
 
 
-def _or_end(tx: Tx, seq: int, items: list[Item]) -> list[Item] | None:
-    """The items; an empty list where the workflow has ended, None where there may be more."""
-    if items or workflows.ending(tx, seq) is not None:
+def _or_end(tx: Tx, seq: int, key: str, items: list[Item]) -> list[Item] | None:
+    """The items; an empty list where no more can come, None where there may be more."""
+    if items or streams.is_closed(tx, seq, key) or workflows.ending(tx, seq) is not None:
         return items
     return None

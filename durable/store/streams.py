@@ -42,7 +42,7 @@ def append(
     tx: Tx, workflow: int, stream: str, text: str | None, *, by: Try, visible: bool, now: float
 ) -> None:
     """Write a value, or close the stream; WorkflowConflict if it is closed."""
-    if _is_closed(tx, workflow, stream):
+    if is_closed(tx, workflow, stream):
         raise WorkflowConflict(
             _id(tx, workflow), f"has closed its stream {stream!r}, so nothing can be added to it"
         )
@@ -159,7 +159,8 @@ def copy(tx: Tx, source: int, target: int, before: int) -> None:
     )
 
 
-def _is_closed(tx: Tx, workflow: int, stream: str) -> bool:
+def is_closed(tx: Tx, workflow: int, stream: str) -> bool:
+    """Whether nothing more comes in the stream."""
     row = tx.row(
         """
         SELECT value IS NULL AS closed

@@ -159,6 +159,13 @@ def unfinished(tx: Tx, *, after: int, limit: int) -> list[State]:
     return [state_of(row) for row in rows]
 
 
+def last(tx: Tx) -> int:
+    """The number of the run that was created last; 0 if there is none."""
+    row = tx.row("SELECT coalesce(max(seq), 0) AS seq FROM durable_workflow", {})
+    assert row is not None
+    return int(row["seq"])
+
+
 def everything(tx: Tx) -> list[State]:
     """All runs of the file, in the order of their creation."""
     return [state_of(row) for row in tx.rows("SELECT * FROM durable_workflow ORDER BY seq", {})]

@@ -508,7 +508,7 @@ def test_a_system_without_more_threads(
         spawn = host.spawn
 
         def refuse(name: str, target: Any) -> None:
-            if name.startswith("durable worker"):
+            if name.startswith("durable workflow-"):  # the id of a run
                 raise RuntimeError("can't start new thread")
             spawn(name, target)
 

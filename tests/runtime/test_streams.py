@@ -309,3 +309,19 @@ def test_durable_calls_in_a_transaction_are_refused(engine: Engine) -> None:
                 wrong(call)
 
     wf()
+
+
+def test_a_reader_that_begins_beyond_the_end_ends(engine: Engine) -> None:
+    """Also while the workflow that has closed the stream goes on."""
+
+    @workflow
+    def closes() -> None:
+        durable.write_stream("s", 1)
+        durable.close_stream("s")
+        durable.recv("go")
+
+    handle = closes.start()
+    assert list(handle.stream("s")) == [1]
+    assert list(handle.stream("s", start=5)) == []
+    assert list(handle.stream("s", start=5, live=True)) == []
+    handle.send(None, "go")
