@@ -227,6 +227,7 @@ except KeyboardInterrupt:
         assert client.handle("one").info().status is Status.PENDING
 
 
+@pytest.mark.slow
 def test_aclose_with_a_timeout(path: str, caplog: pytest.LogCaptureFixture) -> None:
     """N46: it returns within the time, also where a coroutine ignores cancellation."""
     gate = AsyncGate()
@@ -341,6 +342,7 @@ def test_several_engines_on_one_loop(path: str) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_opened_and_closed_many_times_on_one_loop(path: str) -> None:
     """N48: no task, thread, listener or loop is left behind."""
 
@@ -395,6 +397,7 @@ def test_a_loop_that_ends_without_closing_the_engine(path: str) -> None:
 # ---------------------------------------------------------------------- nothing to complain about
 
 
+@pytest.mark.slow
 def test_under_python_dev_mode(tmp_path: Any) -> None:
     """With -X dev -W error, asyncio debug and all: no warning of any kind on standard error."""
     script = """\

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 REPOSITORY = Path(__file__).parents[1]
 
 
@@ -29,6 +31,7 @@ def run_tiny(tmp_path: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_json_has_each_figure_with_its_target(tmp_path: Path) -> None:
     """A machine reads what was measured, on what, and whether it reached what it should."""
     everything: dict[str, Any] = json.loads(run_tiny(tmp_path, "--json"))
@@ -42,6 +45,7 @@ def test_json_has_each_figure_with_its_target(tmp_path: Path) -> None:
     assert figure["reached"] is (figure["value"] >= 0.6)
 
 
+@pytest.mark.slow
 def test_the_table_has_a_line_for_each_figure(tmp_path: Path) -> None:
     """A person reads the same: the figure, the target, yes or NO, and the raw commits."""
     table = [line for line in run_tiny(tmp_path).splitlines() if line.startswith("|")]
@@ -54,6 +58,7 @@ def test_the_table_has_a_line_for_each_figure(tmp_path: Path) -> None:
     assert cells[3] in ("yes", "NO")
 
 
+@pytest.mark.slow
 def test_the_list_says_what_each_measures() -> None:
     """One line for each benchmark, with a sentence."""
     lines = program("--list").stdout.splitlines()

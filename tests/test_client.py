@@ -200,6 +200,7 @@ with Client(sys.argv[1]) as client:
 """
 
 
+@pytest.mark.slow
 def test_messages_of_many_processes_arrive_once_and_in_order(running: Running) -> None:
     """Three programs send 25 each at once; of each they come in order, none twice."""
     handle = running.start("receives(75)")
@@ -320,6 +321,7 @@ def test_a_client_sees_the_steps_of_a_running_workflow(running: Running) -> None
     assert abs(datetime.now(UTC) - first.finished_at) < timedelta(minutes=1)
 
 
+@pytest.mark.slow
 def test_clients_outlive_the_engine(path: str) -> None:
     """They see what it left, send to what is unfinished, and wait through its next start."""
     running = Running(path)

@@ -306,6 +306,7 @@ def wait_until_recorded(engine: Engine, count: int) -> None:
     until(lambda: sum(run.wake_at is not None for run in engine.workflows(limit=count)) == count)
 
 
+@pytest.mark.slow
 def test_an_engine_at_rest_has_one_thread(engine: Engine) -> None:
     """The watcher, which looks for what other processes did."""
     engine.run(workflow(lambda: None, name="costs:nothing"))
@@ -351,6 +352,7 @@ def count_objects() -> int:
     return sum(type(each) is not weakref.ref for each in gc.get_objects())
 
 
+@pytest.mark.slow
 def test_a_workflow_keeps_nothing_of_its_finished_steps(engine: Engine) -> None:
     """After a thousand more of them there are no more objects than before."""
     counts: list[int] = []
@@ -366,6 +368,7 @@ def test_a_workflow_keeps_nothing_of_its_finished_steps(engine: Engine) -> None:
     assert counts[1] - counts[0] < 50
 
 
+@pytest.mark.slow
 def test_an_engine_keeps_nothing_of_finished_workflows(engine: Engine) -> None:
     """After two hundred more of them there are no more objects than before."""
 

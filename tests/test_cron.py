@@ -161,6 +161,7 @@ def changes(zone: str, after: int, until: int) -> Iterator[int]:
         found = change_after(find_zone(zone), found.at, until)
 
 
+@pytest.mark.slow
 def test_random_expressions_around_each_change_of_a_year() -> None:
     """Every minute of the three days around each change of the clocks is right."""
     rng = random.Random(new_seed())
@@ -171,6 +172,7 @@ def test_random_expressions_around_each_change_of_a_year() -> None:
                 check(expression, zone, change - 36 * 3600, change + 36 * 3600)
 
 
+@pytest.mark.slow
 def test_random_expressions_over_a_month() -> None:
     """Every minute of a month is right, also where days of the week and of the month meet."""
     rng = random.Random(new_seed())

@@ -141,6 +141,7 @@ def test_twenty_threads_one_id(engine: Engine) -> None:
     assert results == [1] * 20
 
 
+@pytest.mark.slow
 def test_restarting_an_id_counts_nothing(engine: Engine) -> None:
     """N05: starting a running or finished id again and again is not an attempt of anything."""
     gate = Gate()
@@ -292,6 +293,7 @@ def test_same_function_name_in_two_modules(
             assert engine.handle(each).result(PATIENCE) == f"module_{each}"
 
 
+@pytest.mark.slow
 def test_main_is_called_by_its_file(tmp_path: Path) -> None:
     """N45: `python app.py`, `python -m app` and `import app` know a workflow by the same name."""
     (tmp_path / "app.py").write_text(

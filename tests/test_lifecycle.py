@@ -163,6 +163,7 @@ class LateRecovery(SystemClock):
         return super().spawn(name, later)
 
 
+@pytest.mark.slow
 def test_leaving_with_waits_for_a_recovery_that_has_not_begun(path: str) -> None:
     """However late the thread that recovers gets to run, `with` is not left before it."""
     leave_unfinished(path, "w")
@@ -256,6 +257,7 @@ def test_close_with_a_timeout_does_not_wait_longer_than_it_must(engine: Engine) 
     assert not thread.is_alive()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stuck", [1, 20])
 def test_n46_close_does_not_wait_for_stuck_threads(path: str, stuck: int) -> None:
     """N46: threads in the middle of a step are left to themselves."""
@@ -497,6 +499,7 @@ def test_a_closed_engine_starts_nothing(path: str) -> None:
             use()
 
 
+@pytest.mark.slow
 def test_n48_a_hundred_engines_leave_nothing(path: str) -> None:
     """N48: opened, used and closed one after the other: no thread, no open file, soon done."""
     memory = Path("/dev/shm")
@@ -709,6 +712,7 @@ print("left")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["waiting", "stuck"])
 def test_ctrl_c_leaves_what_runs_for_the_next_start(path: str, how: str) -> None:
     """At the end of `with`, while it waits for a workflow: it ends soon, and says why."""
@@ -744,6 +748,7 @@ print("ends")
 """
 
 
+@pytest.mark.slow
 def test_a_program_may_end_without_closing(path: str, tmp_path: Path) -> None:
     """It ends at once, without a word; nothing counts as a death, nothing stays behind."""
     with Program(FORGETS, path) as program:
@@ -757,6 +762,7 @@ def test_a_program_may_end_without_closing(path: str, tmp_path: Path) -> None:
         assert connection.execute("SELECT count(closed_at) FROM durable_session").fetchone() == (1,)
 
 
+@pytest.mark.slow
 def test_a_program_may_end_without_closing_though_workflows_are_parked(
     path: str, tmp_path: Path
 ) -> None:
@@ -780,6 +786,7 @@ print("not reached")
 """
 
 
+@pytest.mark.slow
 def test_sys_exit_in_a_workflow_ends_the_program_with_its_code(path: str) -> None:
     """As it would without durable; the run is unfinished."""
     with Program(EXITS, path) as program:

@@ -108,6 +108,7 @@ def grow(rng: random.Random, depth: int, *, hashable: bool = False) -> Any:
     return makers[kind - 5]()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [20240501])
 def test_random_values_come_back_as_the_same(seed: int) -> None:
     """Three thousand nested values of all kinds come back as they were, and write the same text."""

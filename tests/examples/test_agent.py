@@ -137,6 +137,7 @@ def test_a_question(run: Run) -> None:
     assert run("ask", "What is 17 * 23?") == done
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", ["while it talks", "while it waits for a person"])
 def test_killed_in_the_middle(folder: Path, run: Run, killed: str) -> None:
     """Who watches from the beginning, in another process, reads each token once."""
@@ -166,6 +167,7 @@ def test_killed_in_the_middle(folder: Path, run: Run, killed: str) -> None:
     assert sum(name.endswith(":write_file") for name in names) == 1
 
 
+@pytest.mark.slow
 def test_a_person_says_no(folder: Path, run: Run) -> None:
     """Nothing is written, and the model is told; `list` says who waits, and then that it ended."""
     with started(folder, "ask", QUESTION, "--id", "sum") as child:
@@ -202,6 +204,7 @@ def has_begun(folder: Path) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_ctrl_c(folder: Path, run: Run) -> None:
     """It says that the same command goes on, and that is true."""
     with started(folder, "ask", QUESTION, "--id", "sum") as child:

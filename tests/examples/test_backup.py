@@ -156,6 +156,7 @@ def many(tmp_path: Path) -> Path:
 # ---------------------------------------------------------------------- the copy
 
 
+@pytest.mark.slow
 def test_the_copy_is_like_the_source(made: Made) -> None:
     """Content, mode and time; the result says how much there is, and where."""
     assert made.ends.returncode == 0
@@ -175,6 +176,7 @@ def test_the_manifest_lists_what_was_copied(made: Made) -> None:
         assert item["size"] == len(content)
 
 
+@pytest.mark.slow
 def test_links_and_empty_folders_are_copied_as_such(tmp_path: Path) -> None:
     """Also a link that leads nowhere, and one to a folder."""
     source = tmp_path / "source"
@@ -194,6 +196,7 @@ def test_an_empty_source_is_an_empty_target(tmp_path: Path) -> None:
     assert tree(tmp_path / "deep" / "target") == {b".": "a folder"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "darwin", reason="its file names are UTF-8")
 def test_names_need_not_be_utf_8(tmp_path: Path) -> None:
     """Of the source, of files and in the manifest; and a run that was killed goes on with them."""
@@ -210,6 +213,7 @@ def test_names_need_not_be_utf_8(tmp_path: Path) -> None:
     assert sorted(item["path"] for item in manifest["items"]) == names(source)
 
 
+@pytest.mark.slow
 def test_the_same_command_after_the_end_says_that_it_is_done(made: Made) -> None:
     """And when; it answers as the first did, and copies nothing."""
     before = {path: path.lstat().st_ctime_ns for path in made.target.rglob("*")}
@@ -246,6 +250,7 @@ def check_kills(source: Path, target: Path, kills: int, lines: int) -> None:
         assert at_the_end[path] == item
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_copies_nothing_twice_that_was_recorded(
     library: Path, tmp_path: Path
 ) -> None:
@@ -263,6 +268,7 @@ def test_the_whole_library_survives_kills(tmp_path: Path) -> None:
     check_kills(source, tmp_path / "target", kills=10, lines=15)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_and_the_same_command_goes_on(many: Path, tmp_path: Path) -> None:
     """Exit code 130 and a sentence, no traceback."""
     target = tmp_path / "target"
@@ -283,6 +289,7 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(many: Path, tmp_path: Path) -
     assert tree(target) == tree(many)
 
 
+@pytest.mark.slow
 def test_two_at_once_are_one_too_many(many: Path, tmp_path: Path) -> None:
     """The second says which process is at work, and the first ends as it should."""
     target = tmp_path / "target"
@@ -300,6 +307,7 @@ def test_two_at_once_are_one_too_many(many: Path, tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- what goes wrong
 
 
+@pytest.mark.slow
 def test_what_is_gone_before_its_turn_is_skipped(many: Path, tmp_path: Path) -> None:
     """A file that vanished or cannot be read is listed with the reason, and the exit code is 1."""
     target = tmp_path / "target"
@@ -317,6 +325,7 @@ def test_what_is_gone_before_its_turn_is_skipped(many: Path, tmp_path: Path) -> 
     assert names(target) == names(many)[:-1]
 
 
+@pytest.mark.slow
 def test_what_is_no_file_is_skipped(tmp_path: Path) -> None:
     """A named pipe is listed, not waited for."""
     source, target = tmp_path / "source", tmp_path / "target"
@@ -341,6 +350,7 @@ def test_what_may_not_be_read_is_skipped(tmp_path: Path) -> None:
     assert "skipped file: Permission denied\nskipped folder: Permission denied\n" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_target_that_cannot_be_written_stops_the_backup(many: Path, tmp_path: Path) -> None:
     """Exit code 1 and the reason; once it is mended, the same command goes on."""
     target = tmp_path / "target"
@@ -398,6 +408,7 @@ def test_a_target_that_somebody_removed_is_missed(
     assert sentence == f"{made.target} is gone; remove {state} as well to begin anew"
 
 
+@pytest.mark.slow
 def test_a_target_is_the_backup_of_one_source(made: Made) -> None:
     """Another source is refused, and it is said which one the target has."""
     other = backup(made.source / "email", made.target)
@@ -408,6 +419,7 @@ def test_a_target_is_the_backup_of_one_source(made: Made) -> None:
 # ---------------------------------------------------------------------- progress
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_one_line_that_changes(library: Path, tmp_path: Path) -> None:
     """One carriage return for each item, and one line end at the end."""
     ours, theirs = pty.openpty()

@@ -67,6 +67,7 @@ def ledger(file: Path, order: str) -> list[str]:
 # ---------------------------------------------------------------------- the story
 
 
+@pytest.mark.slow
 def test_the_story_is_told_to_its_end(tmp_path: Path) -> None:
     """It exits 0, has numbered moments, and the card is charged once though asked for twice."""
     file = tmp_path / "story.db"
@@ -81,6 +82,7 @@ def test_the_story_is_told_to_its_end(tmp_path: Path) -> None:
     assert ledger(file, "17") == ["reserve", "charge"]
 
 
+@pytest.mark.slow
 def test_the_story_needs_nothing_but_python() -> None:
     """It runs in an empty environment, where Python does not even know its own path."""
     bare = ("/usr/bin/env", "-i", "/usr/bin/env", "python3")
@@ -90,6 +92,7 @@ def test_the_story_needs_nothing_but_python() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_broken_promise_is_said() -> None:
     """With a bank that looks at no key the card is charged twice: exit code 1 and a sentence."""
     program = """
@@ -114,6 +117,7 @@ def test_a_story_begins_with_a_new_file(tmp_path: Path) -> None:
     assert file.read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_story_that_is_stopped_leaves_no_shop_behind(tmp_path: Path) -> None:
     """SIGTERM ends the shop as well as the story."""
     with process("--file", str(tmp_path / "story.db")) as child:
@@ -177,6 +181,7 @@ def test_wrong_requests_are_answered_clearly(shared: tuple[str, Path]) -> None:
     assert (status, text) == (400, "the body is paid or declined, not 'eaten by the dog'")
 
 
+@pytest.mark.slow
 def test_a_killed_shop_goes_on_by_itself(tmp_path: Path) -> None:
     """Opened again on its file, it hears the webhooks of the orders that it had before."""
     file = tmp_path / "shop.db"

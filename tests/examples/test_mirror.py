@@ -302,6 +302,7 @@ def test_no_name_leads_out_of_the_target(tmp_path: Path, mirror: Mirror) -> None
 # ---------------------------------------------------------------------- what goes wrong
 
 
+@pytest.mark.slow
 def test_what_passes_is_tried_again(server: Server, tmp_path: Path, mirror: Mirror) -> None:
     """A server that is busy, hangs up or breaks off in the midst of a file, or of the list."""
     server.odd = {
@@ -319,6 +320,7 @@ def test_what_passes_is_tried_again(server: Server, tmp_path: Path, mirror: Mirr
     }
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_listed_and_tried_again_by_the_next_command(
     server: Server, tmp_path: Path, mirror: Mirror
 ) -> None:
@@ -351,6 +353,7 @@ def test_what_is_missing_is_listed_and_tried_again_by_the_next_command(
     assert server.asked.total() == 3
 
 
+@pytest.mark.slow
 def test_a_lost_server_ends_the_command_and_the_same_command_goes_on(
     server: Server, tmp_path: Path, mirror: Mirror
 ) -> None:
@@ -422,6 +425,7 @@ def test_a_target_that_cannot_be_written_ends_the_command(
 # ---------------------------------------------------------------------- stopped and run again
 
 
+@pytest.mark.slow
 def test_killed_in_the_midst_it_asks_again_for_nothing_that_was_recorded(
     server: Server, tmp_path: Path, mirror: Mirror
 ) -> None:
@@ -450,6 +454,7 @@ def test_killed_in_the_midst_it_asks_again_for_nothing_that_was_recorded(
     assert max(server.asked.values()) == 2
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_and_the_same_command_goes_on(
     server: Server, tmp_path: Path, mirror: Mirror
 ) -> None:
@@ -470,6 +475,7 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(
     assert contents(target) == given(server)
 
 
+@pytest.mark.slow
 def test_two_at_once_are_one_too_many(server: Server, tmp_path: Path, mirror: Mirror) -> None:
     """The second says which process is at work, and the first ends as it should."""
     target = tmp_path / "target"
@@ -487,6 +493,7 @@ def test_two_at_once_are_one_too_many(server: Server, tmp_path: Path, mirror: Mi
 # ---------------------------------------------------------------------- what is shown
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_a_bar(server: Server, tmp_path: Path) -> None:
     """One line that changes with each file, and ends full; the result goes elsewhere."""
     ours, theirs = pty.openpty()
@@ -546,6 +553,7 @@ def test_a_target_is_the_mirror_of_one_source(
     assert code == (f"{target} is another mirror: mirror of '{server.url}/list' to '{target}'")
 
 
+@pytest.mark.slow
 def test_the_demonstration_keeps_its_word() -> None:
     """With no arguments: it serves, kills, goes on, and says how often what was asked for."""
     with started() as child:

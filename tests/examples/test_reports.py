@@ -97,6 +97,7 @@ def test_mails_do_not_flood(shop: TestEngine, folder: Path) -> None:
     assert report.result() == 7
 
 
+@pytest.mark.slow
 def test_it_may_die_anywhere(folder: Path) -> None:
     """Each sale is booked once, and each mail sent, whenever the process dies."""
 
@@ -108,6 +109,7 @@ def test_it_may_die_anywhere(folder: Path) -> None:
     assert crashes(program).places > 20
 
 
+@pytest.mark.slow
 def test_in_processes(tmp_path: Path) -> None:
     """One serves, others sell and ask for a report."""
     command = [sys.executable, "-m", "examples.reports"]

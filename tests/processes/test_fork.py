@@ -98,6 +98,7 @@ print(os.listdir(os.path.dirname(path)))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["os._exit", "sys.exit", "multiprocessing"])
 def test_n36_a_fork_in_a_step_harms_nothing(path: str, how: str) -> None:
     """The child is told why it cannot use the engine; the parent goes on; the file is whole."""
@@ -130,6 +131,7 @@ client.close()
 """
 
 
+@pytest.mark.slow
 def test_n36_a_fork_of_a_client_harms_nothing(path: str) -> None:
     """A process that has a client only, beside an engine: the same."""
     from durable import Engine, workflow
@@ -178,6 +180,7 @@ with Engine(path) as engine:
 """
 
 
+@pytest.mark.slow
 def test_n36_forks_while_others_write(path: str) -> None:
     """Forty forks on eight threads, at whatever moment the others are."""
     with Program(MANY_FORKS, path, warnings=WARNINGS) as program:
@@ -217,6 +220,7 @@ with Engine(path) as engine:
 """
 
 
+@pytest.mark.slow
 def test_n36_a_child_may_open_a_client_of_its_own(path: str) -> None:
     """As the error advises; an engine of its own it may not have while its parent lives."""
     with Program(CHILD_OPENS_ITS_OWN, path, warnings=WARNINGS) as program:

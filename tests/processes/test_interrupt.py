@@ -242,12 +242,14 @@ def test_after_ctrl_c_at_every_point_the_engine_is_of_use(
     try_points(template, tmp_path, call, step=1, go_on=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", CLOSED_AFTER)
 def test_ctrl_c_leaves_nothing_behind(template: Path, tmp_path: Path, call: Call) -> None:
     """The same at a sample of the points."""
     try_points(template, tmp_path, call, step=37)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", USED_AFTER)
 def test_after_ctrl_c_the_engine_is_of_use(template: Path, tmp_path: Path, call: Call) -> None:
     """The same at a sample of the points."""

@@ -166,6 +166,7 @@ def kill_until_done(folder: Path, seed: int, *, kills: int, count: int) -> Kille
     return killed
 
 
+@pytest.mark.slow
 def test_four_kills_lose_and_repeat_nothing(tmp_path: Path, seed: int) -> None:
     """Workflows of eleven kinds, killed again and again: every promise of the books holds."""
     kill_until_done(tmp_path, seed, kills=4, count=6)
@@ -186,6 +187,7 @@ with Engine(sys.argv[1]) as engine:
 """
 
 
+@pytest.mark.slow
 def test_a_kill_while_the_file_is_made_leaves_a_file_that_opens(tmp_path: Path, seed: int) -> None:
     """At whatever moment of the first opening: the next one works."""
     rng = random.Random(seed)
@@ -232,6 +234,7 @@ with Engine(path) as engine:
 """
 
 
+@pytest.mark.slow
 def test_n02_a_poison_workflow_is_given_up_and_the_others_finish(path: str) -> None:
     """N02: after two recoveries it is DEAD; then the program runs to its end."""
     deaths = 0
@@ -255,6 +258,7 @@ def test_n02_a_poison_workflow_is_given_up_and_the_others_finish(path: str) -> N
             dead.result(timeout=1)
 
 
+@pytest.mark.slow
 def test_n02_a_dead_workflow_can_be_resumed(path: str) -> None:
     """It goes on when somebody says so, and dies again if nothing was mended."""
     for _ in range(3):
@@ -289,6 +293,7 @@ with Engine(sys.argv[1]) as engine:
 """
 
 
+@pytest.mark.slow
 def test_deaths_with_a_checkpoint_in_between_do_not_add_up(path: str) -> None:
     """A workflow that gets on is not given up, however often its process dies."""
     for number in range(6):

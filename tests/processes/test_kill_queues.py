@@ -55,6 +55,7 @@ def check_limits(log: str) -> None:
         assert len(steps) <= LIMITS.get(queue, 1000), (queue, steps)
 
 
+@pytest.mark.slow
 def test_three_kills_of_busy_queues(tmp_path: Path, seed: int) -> None:
     """Limits, rates, partitions, priorities and delays, killed at random moments."""
     kill_until_done(tmp_path, seed, kills=3, count=10)

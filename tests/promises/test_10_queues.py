@@ -107,6 +107,7 @@ def name(program: Any) -> str:
     return str(program.__name__)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", [*PROGRAMS, debounced], ids=name)
 def test_a_crash_at_any_write_changes_nothing(program: Any) -> None:
     """Killed in every state of a queue: each run ends once, as it would have, and none is stuck."""
@@ -120,12 +121,14 @@ def test_two_crashes_change_nothing(program: Any) -> None:
     testing.crashes(program, depth=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", [*PROGRAMS, debounced], ids=name)
 def test_any_order_of_threads_will_do(program: Any) -> None:
     """Whoever is faster."""
     testing.orders(program, runs=50)
 
 
+@pytest.mark.slow
 def test_the_limit_holds_in_any_order_and_over_any_crash() -> None:
     """What runs at once in a queue is counted in the steps themselves."""
     now, most = set(), 0

@@ -25,6 +25,7 @@ def three() -> list[str]:
     return [count("a"), count("b"), count("c")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda each: each.__name__)
 def test_every_crash_comes_out_the_same(program: Any) -> None:
     """A crash before or after any write changes no outcome, step, event or message."""
@@ -56,6 +57,7 @@ def test_a_body_with_a_record_never_runs_again() -> None:
     assert min(skipped[name] for name in "abc") > 1
 
 
+@pytest.mark.slow
 def test_a_transaction_is_exactly_once() -> None:
     """After any crash, what a transaction wrote is there once."""
 

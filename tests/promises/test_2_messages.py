@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 import durable
 from durable import Engine, testing, workflow
 from tests.promises.programs import conversation, echo
@@ -20,6 +22,7 @@ def deliver(to: str, name: str, count: int) -> None:
         durable.send(to, [name, number], "t")
 
 
+@pytest.mark.slow
 def test_exactly_once_in_every_order() -> None:
     """Three senders and a receiver: nothing lost, nothing twice, each sender's in order."""
 
@@ -34,6 +37,7 @@ def test_exactly_once_in_every_order() -> None:
     assert testing.orders(program, runs=40).places == 40
 
 
+@pytest.mark.slow
 def test_a_conversation_in_every_order() -> None:
     """Workflows that answer each other never wait for a message that has come."""
     testing.orders(conversation, runs=30)
@@ -51,6 +55,7 @@ def test_what_nobody_receives_stays() -> None:
     testing.crashes(program)
 
 
+@pytest.mark.slow
 def test_sent_from_a_workflow_exactly_once() -> None:
     """A workflow that dies anywhere around `send` has sent once."""
 
@@ -62,6 +67,7 @@ def test_sent_from_a_workflow_exactly_once() -> None:
     testing.crashes(program)
 
 
+@pytest.mark.slow
 def test_a_message_in_the_gap_between_look_and_wait() -> None:
     """In no order is a message missed that comes while its receiver is about to wait."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
+import pytest
+
 import durable
 from durable import Engine, testing, workflow
 from durable.testing.clock import START
@@ -16,12 +18,14 @@ def month() -> datetime:
     return durable.now()
 
 
+@pytest.mark.slow
 def test_a_timeout_stays_a_timeout() -> None:
     """In every order, and over every crash, who has timed out has timed out."""
     testing.orders(late, runs=25)
     testing.crashes(late)
 
 
+@pytest.mark.slow
 def test_the_first_stays_the_first() -> None:
     """In every order, the child that sleeps least wins, and the others are cancelled."""
     testing.orders(children, runs=25)

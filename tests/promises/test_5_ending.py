@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 import durable
 from durable import Engine, Status, step, testing, workflow
 
@@ -22,6 +24,7 @@ def parent() -> str:
     return job.start().result()
 
 
+@pytest.mark.slow
 def test_cancel_and_completion_agree_in_every_order() -> None:
     """N20: whatever comes first, cancel's answer, the status and the result agree for good."""
     seen = set()
@@ -47,6 +50,7 @@ def test_cancel_and_completion_agree_in_every_order() -> None:
     assert seen == {Status.CANCELLED, Status.SUCCESS}
 
 
+@pytest.mark.slow
 def test_no_child_survives_in_any_order() -> None:
     """N24: a parent that is cancelled at any moment leaves no child running."""
 

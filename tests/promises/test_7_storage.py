@@ -22,6 +22,7 @@ def grow(sizes: list[int]) -> int:
     return sum(len(big(size)) for size in sizes)
 
 
+@pytest.mark.slow
 def test_a_lock_held_by_somebody_else_delays(path: str) -> None:
     """Another connection holds the write lock: the workflow waits, and goes on when it is free."""
     with Engine(path):

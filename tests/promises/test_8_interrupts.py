@@ -43,6 +43,7 @@ def test_an_interrupt_is_no_outcome(path: str, error: type[BaseException], in_st
         assert [engine.handle(each).result() for each in ("called", "started")] == ["done"] * 2
 
 
+@pytest.mark.slow
 def test_no_crash_is_an_outcome() -> None:
     """Over all crashes of all programs, no workflow ends in an error that is not its own."""
     report = testing.crashes(PROGRAMS[0])

@@ -35,6 +35,7 @@ async def three() -> list[str]:
     return [await count("a"), *await asyncio.gather(count("b"), count("c"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "program",
     [pytest.param(each, marks=() if each is paid else pytest.mark.slow) for each in PROGRAMS],

@@ -643,6 +643,7 @@ def test_n22_cancelling_the_task_that_awaits_a_handle(path: str) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_recovery_runs_many_async_workflows(path: str) -> None:
     """N06: two hundred unfinished runs, async and plain, are all taken up and finish."""
 

@@ -99,6 +99,7 @@ def test_a_timeout_around_each_kind_of_call() -> None:
         assert engine.workflows(parent="gives up")[0].result == "lasted"
 
 
+@pytest.mark.slow
 def test_what_was_cancelled_is_cancelled_again_after_a_crash() -> None:
     """Killed at any place, it comes out the same: the records say what the code has cancelled."""
     assert testing.crashes(giving_up).places > 20
@@ -583,6 +584,7 @@ def test_close_stops_async_workflows(path: str) -> None:
         assert engine.handle("one").result(PATIENCE) == "late"
 
 
+@pytest.mark.slow
 def test_n46_close_with_a_coroutine_that_ignores_cancellation(
     path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -613,6 +615,7 @@ def test_n46_close_with_a_coroutine_that_ignores_cancellation(
     assert ran["late"] == 1
 
 
+@pytest.mark.slow
 def test_n47_a_late_async_step_writes_nothing(path: str) -> None:
     """N47: a step that goes on after the close of its engine is not recorded."""
     gate = AsyncGate()

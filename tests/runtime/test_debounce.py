@@ -173,6 +173,7 @@ def test_a_cancelled_run_to_come(virtual: TestEngine) -> None:
     assert [first.result(), second.result()] == [["a", ""], ["b", ""]]
 
 
+@pytest.mark.slow
 def test_calls_from_many_threads_are_one_run(path: str) -> None:
     """Whoever comes last, wins."""
     import threading

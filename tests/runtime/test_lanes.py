@@ -101,6 +101,7 @@ def shaped(shape: int, *, varies: bool = False) -> Callable[[Engine], None]:
     return program
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape",
     [pytest.param(n, marks=pytest.mark.slow if n else ()) for n in range(len(SHAPES))],

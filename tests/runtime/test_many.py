@@ -58,6 +58,7 @@ class Heart:
             self.gaps.append(time.perf_counter() - moment)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
 def test_the_loop_stays_responsive(path: str, count: int) -> None:
     """While so many workflows of ten steps run, no other task of the loop is held up for long.

@@ -277,6 +277,7 @@ def test_map_has_at_most_so_many_workers(engine: Engine) -> None:
     assert most == [3]
 
 
+@pytest.mark.slow
 def test_a_killed_map_runs_only_what_was_not_recorded(path: str) -> None:
     """Killed in the middle of many items, only those without a record run again."""
     gate = Gate()
@@ -403,11 +404,13 @@ def program(engine: Engine) -> None:
     assert handle.result() == [[1, 4], [0, 1, 2], 4]
 
 
+@pytest.mark.slow
 def test_parallel_steps_over_every_crash() -> None:
     """N11: crash anywhere: same outputs, no mismatch."""
     assert testing.crashes(program).places > 20
 
 
+@pytest.mark.slow
 def test_parallel_steps_in_every_order() -> None:
     """In every order of their threads, the same outputs."""
     testing.orders(program, runs=40)

@@ -187,6 +187,7 @@ def declared(**options: Any) -> Queue:
     return Queue(f"model {sorted(options.items())}", **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", range(0, 30, 15))
 def test_queues_do_what_the_model_does(tmp_path: Path, first: int) -> None:
     """Whatever happens, in whatever order: exactly those run that the model says, since then."""

@@ -254,6 +254,7 @@ def test_an_idle_queue_does_nothing(virtual: TestEngine) -> None:
     assert statuses(*handles).count("PENDING") == 2
 
 
+@pytest.mark.slow
 def test_a_queue_with_many_waiting_does_not_delay_another(engine: Engine, path: str) -> None:
     """What is in a full queue is not looked at when another starts something."""
     full, other = queue(concurrency=1), queue(concurrency=1)
@@ -474,6 +475,7 @@ def test_a_run_that_the_predicate_leaves_frees_its_slot(path: str) -> None:
         assert left.result() == 1
 
 
+@pytest.mark.slow
 def test_a_run_whose_file_failed_frees_its_slot(engine: Engine) -> None:
     """Once the file can be written again; the run itself waits for the next start, or recover()."""
     one = queue(concurrency=1)
@@ -519,6 +521,7 @@ def test_a_system_without_more_threads(
     assert [handle.result() for handle in handles] == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_recovery_leaves_alone_what_is_about_to_begin() -> None:
     """In any order of threads: what a queue starts while recovery looks around runs once."""
     one, ran = queue(concurrency=1), []
@@ -538,6 +541,7 @@ def test_recovery_leaves_alone_what_is_about_to_begin() -> None:
     testing.orders(program, runs=100)
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_something_is_enqueued(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -642,6 +646,7 @@ def test_more_than_one_transaction_takes(virtual: TestEngine, limits: Any) -> No
     assert set(statuses(*handles)) == {"SUCCESS"}
 
 
+@pytest.mark.slow
 def test_hundreds_are_due_at_the_same_moment(virtual: TestEngine) -> None:
     """All of them start then."""
     handles = queue().enqueue_many(quick.options(delay=30), range(350))
@@ -1041,6 +1046,7 @@ def test_an_unknown_queue_is_an_error_that_lists_the_known_ones(virtual: TestEng
     assert not virtual.workflows()
 
 
+@pytest.mark.slow
 def test_n35_each_of_a_thousand_jobs_runs_once(path: str) -> None:
     """N35: however many processes enqueue and however many threads take, each job runs once."""
     ran: list[int] = []

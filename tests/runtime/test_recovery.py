@@ -111,6 +111,7 @@ def test_transient_errors_stop_no_recovery(path: str, monkeypatch: pytest.Monkey
     assert sorted(ran) == ["a after", "b after", "c after"]
 
 
+@pytest.mark.slow
 def test_a_failing_disk_delays_a_recovery(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """N01: an I/O error while one of n is taken up: it is tried again, and all n finish."""
     leave_unfinished(path, ["a", "b", "c"])
@@ -158,6 +159,7 @@ def test_one_bad_run_stops_no_other(path: str, caplog: pytest.LogCaptureFixture)
         assert engine.cancel("b")
 
 
+@pytest.mark.slow
 def test_dead_after_too_many_deaths(path: str) -> None:
     """N02: a run that brings its process down again and again is DEAD, and the others finish."""
     leave_unfinished(path, ["a"])
@@ -182,6 +184,7 @@ def test_dead_after_too_many_deaths(path: str) -> None:
         assert engine.handle("poison").result(PATIENCE) is None
 
 
+@pytest.mark.slow
 def test_closing_is_not_a_death(path: str) -> None:
     """Only a death of the process counts: closing the engine, however often, does not."""
     Engine(path).open().close()
@@ -199,6 +202,7 @@ def test_closing_is_not_a_death(path: str) -> None:
         assert engine.handle("one").info().recoveries == 0
 
 
+@pytest.mark.slow
 def test_dying_while_it_waits_is_not_its_death(path: str) -> None:
     """A run that waits for a message when its process dies has not brought it down."""
     leave_unfinished(path, [])
@@ -249,6 +253,7 @@ def test_a_wait_that_is_over_parks_nobody(path: str) -> None:
         assert engine.handle("one").result(PATIENCE) == "came"
 
 
+@pytest.mark.slow
 def test_progress_starts_the_count_anew(path: str) -> None:
     """A run that records something between two deaths is not stuck."""
 

@@ -313,6 +313,7 @@ def test_two_engines_in_turn_on_one_file(file: str) -> None:
 # ---------------------------------------------------------------------- clocks that jump
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("missed", "count"), [("skip", 0), ("latest", 1), ("all", 468)])
 def test_a_laptop_sleeps(engine: TestEngine, missed: str, count: int) -> None:
     """N40: 78 minutes later a job of each ten seconds has made up for none, one or all of them."""
@@ -374,6 +375,7 @@ def test_waking_up_is_noticed_soon(path: str) -> None:
         assert len(ran(engine)) == 1
 
 
+@pytest.mark.slow
 def test_it_runs_by_the_clock_of_the_machine(path: str) -> None:
     """Each second; leaving `with` does not wait for the next one."""
     every("* * * * * *", missed="all")
@@ -530,6 +532,7 @@ def test_a_pause_lasts_over_restarts(file: str, clock: VirtualClock) -> None:
         assert one(engine).paused
 
 
+@pytest.mark.slow
 def test_a_client_in_another_process_pauses_and_resumes(path: str) -> None:
     """The engine hears of it, and need not be asked anew."""
     every("* * * * * *")
@@ -928,12 +931,14 @@ def program(engine: TestEngine) -> None:
         engine.handle("job@2026-01-01T00:15:00Z").info()
 
 
+@pytest.mark.slow
 def test_it_survives_every_crash() -> None:
     """Between firing and running, too: each moment runs once, and comes to its end."""
     report = testing.crashes(program, schedules=True)
     assert report.places > 40
 
 
+@pytest.mark.slow
 def test_it_works_in_any_order_of_threads() -> None:
     """Fifty orders of the schedule's thread, the runs and the program."""
     testing.orders(program, runs=50, schedules=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from durable import Engine, Status, now, sleep, sleep_until, workflow
 from tests.support import PATIENCE, dying, until
 
@@ -42,6 +44,7 @@ def test_sleep_until_a_moment_that_has_passed(engine: Engine) -> None:
     assert wf() == "awake"
 
 
+@pytest.mark.slow
 def test_the_moment_of_waking_holds_over_a_restart(path: str) -> None:
     """A sleep that was begun is not begun anew; what slept needs no thread until it wakes."""
     with dying(path) as engine:

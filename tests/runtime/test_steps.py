@@ -185,6 +185,7 @@ def test_pauses_grow_up_to_a_limit() -> None:
     assert [policy.pause_after(n, error) for n in (1, 2, 3, 4, 5, 9_000)] == [1, 2, 4, 8, 10, 10]
 
 
+@pytest.mark.slow
 def test_retries_keep_their_count_and_next_moment_over_a_restart(path: str) -> None:
     """A process that dies between two tries goes on with the next one, at its moment."""
     ran: list[int] = []

@@ -63,6 +63,7 @@ def test_a_value_reaches_a_waiting_reader(engine: Engine) -> None:
     assert seen == ["late"]
 
 
+@pytest.mark.slow
 def test_many_readers(engine: Engine) -> None:
     """Each of twenty readers gets everything, one of them through a client."""
     handle = produce.start(50)
@@ -279,6 +280,7 @@ def test_a_fork_has_the_stream_as_of_its_step(engine: Engine) -> None:
     assert list(handle.fork(step=3).stream("s")) == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_streams_over_every_crash() -> None:
     """N18: whatever crashes, readers see each value once, in order."""
 

@@ -409,6 +409,7 @@ def interrupt_at_random(path: str, seed: int, times: int) -> None:
         assert program.succeed() == ["all is there"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_random_moments_loses_no_other_callers_write(path: str, seed: int) -> None:
     """Real signals on the main thread, again and again, while four threads write beside it."""
     interrupt_at_random(path, seed, 150)
@@ -585,6 +586,7 @@ def test_an_engine_in_memory_runs_workflows_on_many_threads() -> None:
 WRITES = {"INSERT", "UPDATE", "DELETE", "REPLACE", "CREATE", "DROP", "ALTER"}
 
 
+@pytest.mark.slow
 def test_every_write_comes_after_begin_immediate(recorded: Recorder) -> None:
     """N34: of all SQL of a session, each write is in a transaction that began as a writer's."""
     assert len(recorded.traced) > 3

@@ -548,6 +548,7 @@ def five() -> int:
     return sum(len(small("x")) for _ in range(5))
 
 
+@pytest.mark.slow
 def test_n33_a_lock_held_by_another_process_delays_a_workflow(engine: Engine, path: str) -> None:
     """N33: a second of `BEGIN IMMEDIATE` in the sqlite3 shell, and no workflow fails."""
     handles = [engine.start(five) for _ in range(3)]
@@ -559,6 +560,7 @@ def test_n33_a_lock_held_by_another_process_delays_a_workflow(engine: Engine, pa
     assert [handle.result(PATIENCE) for handle in handles] == [5] * 6
 
 
+@pytest.mark.slow
 def test_reading_does_not_wait_for_a_lock(engine: Engine, path: str) -> None:
     """While another process writes, durable reads."""
     handle = engine.start(five)
@@ -572,6 +574,7 @@ def test_reading_does_not_wait_for_a_lock(engine: Engine, path: str) -> None:
         holder.succeed()
 
 
+@pytest.mark.slow
 def test_an_engine_opens_and_closes_beside_a_lock(path: str) -> None:
     """Opening waits for the lock; what was unfinished goes on then."""
     Engine(path).open().close()
@@ -582,6 +585,7 @@ def test_an_engine_opens_and_closes_beside_a_lock(path: str) -> None:
         assert holder.succeed() == ["unlocked"]
 
 
+@pytest.mark.slow
 def test_a_new_file_is_made_though_another_process_has_it_locked(path: str) -> None:
     """An empty file that somebody has open in a transaction delays the engine, too."""
     with Program(HOLDS, path, "0.7") as holder:
@@ -591,6 +595,7 @@ def test_a_new_file_is_made_though_another_process_has_it_locked(path: str) -> N
         assert holder.succeed() == ["unlocked"]
 
 
+@pytest.mark.slow
 def test_closing_does_not_wait_for_a_lock(path: str) -> None:
     """close(timeout=0) returns while another process holds the lock; nothing is lost."""
     engine = Engine(path).open()
@@ -681,6 +686,7 @@ def left_behind(path: str) -> list[str]:
     return sorted(each.name for each in Path(path).parent.iterdir())
 
 
+@pytest.mark.slow
 def test_n37_the_write_ahead_log_stays_small(path: str, tmp_path: Path) -> None:
     """N37: 5,000 writes beside a reader; after close there is one file, and the folder can go."""
     assert write_many(path, 5_000) < 16 << 20

@@ -649,6 +649,7 @@ def journal(seed: int) -> str:
         return str(engine.journal)
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_for_the_same_seed() -> None:
     """Twenty times the same moments, threads, ids and writes, in the same order."""
     assert len({journal(3) for _ in range(20)}) == 1
@@ -659,6 +660,7 @@ def test_other_seeds_give_other_orders() -> None:
     assert len({journal(seed) for seed in range(10)}) >= 8
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_in_every_process() -> None:
     """Neither hash randomisation nor the process shows in what a run does."""
     code = f"from {__name__} import journal; print(journal(3))"

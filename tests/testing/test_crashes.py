@@ -97,6 +97,7 @@ def test_the_process_dies_right_there(place: str, done: list[list[str]]) -> None
     assert lived == done
 
 
+@pytest.mark.slow
 def test_it_dies_again_while_it_recovers() -> None:
     """With depth=2 each place has those of the recovery below it, and each can be tried alone."""
     assert crashes(lambda engine: None).places == 4  # open and close
@@ -154,6 +155,7 @@ def only_of(text: str) -> str:
     return found[1]
 
 
+@pytest.mark.slow
 def test_a_step_that_works_beside_the_others_dies_too() -> None:
     """Several workflows at once: each write of each of them is a place."""
 
@@ -271,6 +273,7 @@ def run_has_children(engine: TestEngine) -> None:
     assert handle.result() == ["parent.2", 1, "the first to end", True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "program",
     [run_works, *(pytest.param(p, marks=pytest.mark.slow) for p in (run_talks, run_has_children))],
@@ -325,6 +328,7 @@ def send_and_receive(engine: TestEngine) -> None:
     assert handle.result() == ["paid", "received"]
 
 
+@pytest.mark.slow
 def test_a_message_consumed_before_it_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The crash between the two writes loses the message: it is found, named, and found again."""
     monkeypatch.setattr(messages, "awaited", consumed_then_recorded)
@@ -382,6 +386,7 @@ def answer_too_late(engine: TestEngine) -> None:
     handle.send(None, "go")
 
 
+@pytest.mark.slow
 def test_a_timeout_that_is_not_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a crash the late message is taken: the difference is told, and where it comes from."""
     monkeypatch.setattr(messages, "awaited", timeout_not_recorded)
@@ -423,6 +428,7 @@ def shows() -> None:
     durable.set_event("stage", "two")
 
 
+@pytest.mark.slow
 def test_an_event_set_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """The last value is the same, but there is one setting more: that counts."""
 
@@ -680,6 +686,7 @@ def test_a_place_that_is_none(place: str) -> None:
         crashes(run_two_steps, only=place)
 
 
+@pytest.mark.slow
 def test_a_workflow_that_forks_another() -> None:
     """The id of the copy is the same after a crash, as are those that the program is given."""
 

@@ -60,6 +60,7 @@ def buys(engine: TestEngine, payment: str | None) -> Any:
     return handle.result()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("payment", "result", "entries"),
     [
@@ -156,6 +157,7 @@ def mirrors(engine: TestEngine, source: str, workers: int) -> None:
     assert sorted(path.read_text() for path in target.iterdir()) == ["one", "two"]
 
 
+@pytest.mark.slow
 def test_no_crash_breaks_the_mirror(shelf: str) -> None:
     """Wherever it dies, the mirror is whole in the end, and at most one thing is asked twice."""
     report = crashes(partial(mirrors, source=shelf, workers=1))
@@ -163,11 +165,13 @@ def test_no_crash_breaks_the_mirror(shelf: str) -> None:
     assert Shelf.asked.total() <= 4 * (2 + report.places) + report.places
 
 
+@pytest.mark.slow
 def test_no_order_breaks_the_mirror(shelf: str) -> None:
     """Nor does any order of its workers."""
     orders(partial(mirrors, source=shelf, workers=3), runs=20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("approved", [True, False, None])
 def test_no_crash_confuses_the_agent(
     approved: bool | None, monkeypatch: pytest.MonkeyPatch

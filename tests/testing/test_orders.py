@@ -213,6 +213,7 @@ def send_and_receive(engine: TestEngine) -> None:
     assert handle.result() == "paid"
 
 
+@pytest.mark.slow
 def test_a_lost_wake_up_between_look_and_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some order sends between look and wait: a deadlock, with the write before it in sight."""
     monkeypatch.setattr(messages, "awaited", looks_before_it_listens)
@@ -241,6 +242,7 @@ def reads_before_it_listens(
             yield Wait(listener, None)
 
 
+@pytest.mark.slow
 def test_a_lost_wake_up_of_the_test_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads change places around reads, too: here the test misses the end of the workflow."""
 
@@ -287,6 +289,7 @@ def finish_and_cancel(engine: TestEngine) -> None:
         assert after == before, "what had ended has changed"
 
 
+@pytest.mark.slow
 def test_a_cancel_that_overwrites_a_success(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some order finishes first: then the success is gone, and that is seen."""
     monkeypatch.setattr(workflows, "cancel", cancel_whatever_it_was)
@@ -341,6 +344,7 @@ def stopped_while_it_works(engine: TestEngine) -> None:
         assert error.workflow_id.startswith("spoke")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", [hub_and_spokes, stopped_while_it_works])
 def test_no_order_changes_what_comes_out(program: Any) -> None:
     """Messages, events, timeouts, cancel and resume between workflows: whatever the order."""
