@@ -163,8 +163,20 @@ def take_up(
 ) -> None:
     """Let the workflows go on now, each on its thread, unless another thread was faster.
 
-    One that `waited` when its process died did not bring it down.
+    One that `waited` when its process died did not bring it down. Between the write that takes one
+    up and its place among the runs, only the claim tells other threads that it is in our hands.
     """
+    ids = {state.id for _, state in ready}
+    host.runs.claim(ids)
+    try:
+        _take_up_claimed(host, ready, waited=waited)
+    finally:
+        host.runs.unclaim(ids)
+
+
+def _take_up_claimed(
+    host: Host, ready: Sequence[tuple[WorkflowSpec, State]], *, waited: bool
+) -> None:
     cancels = host.cancels
 
     def take(tx: Tx) -> list[Run | None]:

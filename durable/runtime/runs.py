@@ -165,6 +165,7 @@ class Runs:
         self._held: dict[str, str] = {}
         self._failures: dict[str, BaseException] = {}
         self._lost: set[str] = set()
+        self._claimed: set[str] = set()
 
     def add(self, run: Run) -> None:
         """The run is in the hands of this process."""
@@ -212,6 +213,18 @@ class Runs:
         with self._mutex:
             active = self._active.get(workflow_id, ())
             return workflow_id in self._parked or any(not run.stopping for run in active)
+
+    def claim(self, workflow_ids: set[str]) -> None:
+        """Be the one that takes the workflows up, until `unclaim`; wait for those who do now."""
+        with self._mutex:
+            self._clock.wait(self._changed, lambda: not self._claimed & workflow_ids, None)
+            self._claimed |= workflow_ids
+
+    def unclaim(self, workflow_ids: set[str]) -> None:
+        """They were taken up, or not."""
+        with self._mutex:
+            self._claimed -= workflow_ids
+            self._changed.notify_all()
 
     def all(self) -> list[Run]:
         """All that are running or waiting on a thread."""

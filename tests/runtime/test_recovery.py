@@ -11,6 +11,7 @@ import pytest
 
 import durable
 from durable import Engine, Status, step, workflow
+from durable.runtime import recovery
 from durable.runtime.registry import registry
 from durable.store.database import Database
 from tests.support import PATIENCE, Gate, dying, until
@@ -403,3 +404,27 @@ def test_many_unfinished_workflows(path: str) -> None:
     with Engine(path) as engine:
         assert [engine.handle(n).result(PATIENCE) for n in names] == [f"{n} after" for n in names]
     assert sorted(ran) == sorted(f"{n} after" for n in names)
+
+
+def test_n10_two_threads_that_want_one_run_begin_it_once(path: str) -> None:
+    """N10: also where the second one looks after the write of the first and before it runs."""
+    leave_unfinished(path, ["a"])
+    with Engine(path, recover="manual") as engine:
+        host = engine._open_engine()
+        add, waiting = host.runs.add, threading.Event()
+
+        def late(run: Any) -> None:
+            other = threading.Thread(target=recovery.take_up_if_loose, args=(host, "a"))
+            other.start()
+            waiting.wait(0.05)  # the other one has looked, and waits for us or goes wrong
+            add(run)
+            others.append(other)
+
+        others: list[threading.Thread] = []
+        host.runs.add = late  # type: ignore[method-assign]
+        engine.recover(["a"])
+        host.runs.add = add  # type: ignore[method-assign]
+        for other in others:
+            other.join(PATIENCE)
+        assert len(others) == 1
+        assert engine.handle("a").result(PATIENCE) == "a after"
