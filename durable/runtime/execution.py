@@ -124,11 +124,14 @@ def _live(host: Host, run: Run) -> Flow[Ended | None]:
             return None
         counts = yield from _finish(host, run, ended.outcome)
         return ended if counts else None
-    except BaseException as error:
-        run.stop(error)
-        if run.task is None or not isinstance(error, GeneratorExit):  # its event loop was closed
-            yield from _leave_unfinished(host, run, error)
+    except GeneratorExit as error:
+        run.stop(error)  # nobody drives it any more: a Ctrl-C, or its event loop was closed
         raise
+    except BaseException as error:
+        reason = error.error if isinstance(error, _BodyExit) else error
+        run.stop(reason)
+        yield from _leave_unfinished(host, run, reason)
+        raise reason from reason.__cause__
     finally:
         if timer is not None:
             host.timers.cancel(timer)
@@ -145,6 +148,13 @@ def _what_counts(run: Run, ended: Ended | None) -> Ended | None:
         raise run.failure
     failure, run.failure = run.failure, None
     return Ended(error_outcome(failure), failure)
+
+
+class _BodyExit(BaseException):
+    """Takes a GeneratorExit that a body raised through the flow, to which it means its own end."""
+
+    def __init__(self, error: GeneratorExit) -> None:
+        self.error = error
 
 
 class Body:
@@ -182,6 +192,8 @@ def call_body(host: Host, run: Run) -> Ended | None:
         return None
     except Exception as error:
         return None if run.stopping else Ended(error_outcome(error), error)
+    except GeneratorExit as error:
+        raise _BodyExit(error) from None
 
 
 async def await_body(host: Host, run: Run) -> Ended | None:
