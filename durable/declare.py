@@ -248,6 +248,7 @@ class DeclaredStep(Generic[P, R]):
         functools.update_wrapper(cast("Callable[..., Any]", self), spec.fn)
         self.spec = spec
         self._kind = kind
+        self._what = f"step {spec.name!r}"
 
     @property
     def name(self) -> str:
@@ -304,7 +305,7 @@ class StepFunction(DeclaredStep[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the step returns: recorded in the body of a workflow, a plain call elsewhere."""
-        return _call_step(self.spec, args, kwargs)  # type: ignore[no-any-return]
+        return _call_step(self.spec, self._what, args, kwargs)  # type: ignore[no-any-return]
 
     @overload
     def __get__(self, instance: None, owner: type) -> StepFunction[P, R]: ...
@@ -519,7 +520,8 @@ def run_step(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
 
         size = durable.run_step(os.path.getsize, path)
     """
-    return _call_step(step_spec(fn, "run_step"), args, kwargs)
+    spec = step_spec(fn, "run_step")
+    return _call_step(spec, f"step {spec.name!r}", args, kwargs)
 
 
 def map(  # noqa: A001 - the name is part of the contract
@@ -570,8 +572,8 @@ def _let_go(host: Host, error: BaseException) -> None:
         host.let_go(error)
 
 
-def _call_step(spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    scope = find_scope(f"step {spec.name!r}")
+def _call_step(spec: StepSpec, what: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    scope = find_scope(what)
     if scope is None or scope.step is not None:
         return steps.call_plainly(scope, spec, args, kwargs)
     return drive(steps.call(scope, spec, args, kwargs), scope)

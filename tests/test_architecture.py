@@ -233,6 +233,8 @@ OF_CLOCKS = re.compile(
 )
 # Whoever calls `.wait` on something else than a clock: what it is.
 WAITS = {
+    "request.bell.wait": "a Bell of its clock",
+    "self._bell.wait": "a Bell of its clock",
     "self.listener.wait": "a Listener, which waits on its clock",
     "listener.wait": "a Listener",
     "super().wait": "of a Listener",

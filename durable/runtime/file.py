@@ -26,10 +26,11 @@ class File:
     def on_loop(self) -> OnLoop:
         """The running event loop, for other threads to call on."""
         loop = asyncio.get_running_loop()
-        if loop not in self._loops:
+        on_loop = self._loops.get(loop)
+        if on_loop is None:
             self._loops = {each: on for each, on in self._loops.items() if not each.is_closed()}
-            self._loops[loop] = OnLoop(loop)
-        return self._loops[loop]
+            on_loop = self._loops[loop] = OnLoop(loop)
+        return on_loop
 
     def new_id(self) -> str:
         """The id of a workflow that is given none."""

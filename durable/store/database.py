@@ -283,9 +283,9 @@ class Database:
 
     def notify(self) -> None:
         """Tell of the keys that commits have touched; some may be told twice, none is missed."""
-        if not self._untold:
+        untold = self._untold
+        if not untold:
             return
-        untold = list(self._untold)
         self._on_commit([key for keys in untold for key in keys])
         told = set(map(id, untold))
         with self._mutex:
