@@ -16,7 +16,7 @@ from durable.runtime.flows import Call, Flow, Write, carried
 from durable.runtime.registry import StepSpec
 from durable.store import steps, streams, workflows
 from durable.store.faults import is_of_the_file
-from durable.store.steps import VALUE, Outcome, Place, Record
+from durable.store.steps import VALUE, Outcome
 from durable.store.streams import Try
 from durable.store.tx import Tx
 
