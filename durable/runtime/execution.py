@@ -50,6 +50,8 @@ class Ended(NamedTuple):
 
 def launch(host: Host, run: Run) -> None:
     """Run the workflow on a thread or in a task of its own; it must be among `host.runs`."""
+    if run.fate is not None:
+        run.fate.run = run
     try:
         if run.spec.is_async:
             run.loop = engine_loop(host)
@@ -59,6 +61,7 @@ def launch(host: Host, run: Run) -> None:
         run.thread = None
     except Exception:
         host.runs.remove(run)
+        _tell(host, run)
         raise
 
 
@@ -122,8 +125,11 @@ def _live(host: Host, run: Run) -> Flow[Ended | None]:
         ended = _what_counts(run, (yield Body(host, run)))
         if ended is None:
             return None
-        counts = yield from _finish(host, run, ended.outcome)
-        return ended if counts else None
+        if not (yield from _finish(host, run, ended.outcome)):
+            return None
+        if run.fate is not None and not isinstance(ended.error, NonDeterminism):
+            run.fate.decide(ended.outcome)  # nothing can change it; `resume` can, of the others
+        return ended
     except GeneratorExit as error:
         run.stop(error)  # nobody drives it any more: a Ctrl-C, or its event loop was closed
         raise
@@ -136,8 +142,17 @@ def _live(host: Host, run: Run) -> Flow[Ended | None]:
         if timer is not None:
             host.timers.cancel(timer)
         host.runs.remove(run)
-        if run.failure is not None:
-            host.waiting.notify([workflows.key(run.seq)])
+        _tell(host, run)
+
+
+def _tell(host: Host, run: Run) -> None:
+    """The run goes on no more: let those look who wait for it to end, or to fail."""
+    keys = [] if run.failure is None else [workflows.key(run.seq)]
+    if run.fate is not None:
+        run.fate.run = None
+        keys.append(run.stop_key)
+    if keys:
+        host.waiting.notify(keys)
 
 
 def _what_counts(run: Run, ended: Ended | None) -> Ended | None:
