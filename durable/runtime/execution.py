@@ -48,8 +48,11 @@ class Ended(NamedTuple):
         raise self.error if error_is_exact(text) else decode_error(text)
 
 
-def launch(host: Host, run: Run) -> None:
-    """Run the workflow on a thread or in a task of its own; it must be among `host.runs`."""
+def launch(host: Host, run: Run, *, on_this_thread: bool = False) -> None:
+    """Run the workflow on a thread or in a task of its own; it must be among `host.runs`.
+
+    A plain one may run `on_this_thread`, as soon as that has done what it does now.
+    """
     if run.fate is not None:
         run.fate.run = run
     try:
@@ -57,7 +60,8 @@ def launch(host: Host, run: Run) -> None:
             run.loop = engine_loop(host)
             run.loop.post(partial(_begin_task, host, run))
         else:
-            host.spawn(f"durable {run.id}", partial(_in_background, host, run))
+            spawn = host.spawn_next if on_this_thread else host.spawn
+            spawn(f"durable {run.id}", partial(_in_background, host, run))
         run.thread = None
     except Exception:
         host.runs.remove(run)

@@ -32,6 +32,7 @@ class Threads:
         self._all: set[_Worker] = set()
         self._free: list[_Worker] = []
         self._closed = False
+        self._here = threading.local()
 
     def run(self, name: str, target: Callable[[], None], *, background: bool = False) -> None:
         """Run `target` on a thread that is called `name` meanwhile; `background` as in `Clock`."""
@@ -48,6 +49,17 @@ class Threads:
             self.forget(worker)
             raise
 
+    def run_next(self, name: str, target: Callable[[], None]) -> bool:
+        """Run `target` on the calling thread when what it runs now has returned.
+
+        False if it cannot: it is not one of these, or has something to run already.
+        """
+        worker: _Worker | None = getattr(self._here, "worker", None)
+        if worker is None or worker.task is not None or not self._clock.real:
+            return False
+        worker.task = (name, target)
+        return True
+
     def close(self, timeout: float) -> None:
         """Let all threads end, and wait `timeout` seconds at most for those that are stuck."""
         with self._mutex:
@@ -62,6 +74,8 @@ class Threads:
 
     def wait_for_work(self, worker: _Worker) -> bool:
         """Whether there is more to do for the worker, which has done what it was given."""
+        if worker.task is not None:
+            return True
         with self._mutex:
             if self._clock.real and not self._closed and len(self._free) < MOST_FREE:
                 # Made only now: ten thousand workflows that sleep keep their threads to themselves.
@@ -78,6 +92,10 @@ class Threads:
                 self._all.discard(worker)
                 return False
             return True
+
+    def enter(self, worker: _Worker) -> None:
+        """The calling thread is the worker's."""
+        self._here.worker = worker
 
     def forget(self, worker: _Worker) -> None:
         """The worker has not begun, or is about to end."""
@@ -110,6 +128,7 @@ class _Worker:
         """Run one thing after the other, each in a context that knows nothing of the last one."""
         # Whoever needed it first, it belongs to the engine.
         vars(threading.current_thread()).pop(STARTED_BY, None)
+        self._threads.enter(self)
         used = False  # the clock has given it its first name
         while self.task is not None:
             name, target = self.task
@@ -121,6 +140,8 @@ class _Worker:
                 Context().run(target)
             except BaseException:
                 self._threads.forget(self)
+                if self.task is not None:
+                    self._threads.run(*self.task)
                 raise
             del target  # holds what the run held
             if not self._threads.wait_for_work(self):
