@@ -307,11 +307,11 @@ class Database:
         committing = False
         try:
             self._begin()
-            for request in batch:
-                if careful:
+            if careful:
+                for request in batch:
                     self._run_under_savepoint(request)
-                else:
-                    self._run(request, alone=len(batch) == 1)
+            else:
+                self._run_all(batch)
             if self._dead:
                 raise EngineClosed(f"{self.path} was abandoned")
             committing = True
@@ -325,7 +325,7 @@ class Database:
                 self._commit(batch, careful=True)
             else:
                 for request in batch:
-                    self._commit([request])
+                    self._commit([request], careful=True)
         except BaseException:
             # Ctrl-C on the leading thread. SQLite finishes a COMMIT that it began.
             if committing and not self._writer.in_transaction:
@@ -333,6 +333,15 @@ class Database:
             else:
                 self._rollback()
             raise
+
+    def _run_all(self, batch: list[Request[Any]]) -> None:
+        """Run the batch, and those that come meanwhile: they share the commit."""
+        for request in batch:
+            self._run(request, alone=len(batch) == 1)
+            if request is batch[-1] and len(self._queue) > len(batch):
+                known = set(map(id, batch))
+                with self._mutex:
+                    batch += [each for each in self._queue if id(each) not in known]
 
     def _run(self, request: Request[Any], *, alone: bool) -> None:
         try:
