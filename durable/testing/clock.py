@@ -102,6 +102,27 @@ class VirtualThread:
                 self._thread.join()
 
 
+class _Bell:
+    """One thread waits until another rings, as `Clock.bell` says."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock = clock
+        self._mutex = threading.Lock()
+        self._condition = threading.Condition(self._mutex)
+        self._rung = False
+
+    def ring(self) -> None:
+        with self._mutex:
+            self._rung = True
+            self._condition.notify()
+
+    def wait(self, deadline: float | None) -> bool:
+        with self._mutex:
+            rung = self._clock.wait(self._condition, lambda: self._rung, deadline)
+            self._rung = False
+            return rung
+
+
 class VirtualClock:
     """Time for tests: the same seed gives the same order of everything, every time.
 
@@ -174,6 +195,10 @@ class VirtualClock:
         self._members.append(member)
         thread.start()
         return VirtualThread(self, member, thread)
+
+    def bell(self) -> _Bell:
+        """A bell that knows whose turn it is."""
+        return _Bell(self)
 
     def event_loop(self) -> VirtualLoop:
         """A loop for coroutines, whose time is the clock's."""

@@ -13,7 +13,7 @@ import pytest
 
 import durable
 from durable import DurableError, Engine, EngineClosed, WorkflowNotFound
-from durable.clock import SystemClock
+from durable.clock import Bell, SystemClock
 from durable.store import signals
 from durable.store.database import Database
 from durable.store.tx import Tx
@@ -35,10 +35,27 @@ class WatchedClock(SystemClock):
         self._waiting.release()
         return super().wait(condition, ready, deadline)
 
+    def bell(self) -> Bell:
+        return WatchedBell(super().bell(), self._waiting)
+
     def wait_for_waiters(self, count: int) -> None:
         """Return when `count` more callers have begun to wait."""
         for _ in range(count):
             assert self._waiting.acquire(timeout=PATIENCE), "nobody waits"
+
+
+class WatchedBell:
+    """Tells each time that its thread begins to wait."""
+
+    def __init__(self, bell: Bell, waiting: threading.Semaphore) -> None:
+        self._bell = bell
+        self._waiting = waiting
+        self.ring = bell.ring
+
+    def wait(self, deadline: float | None) -> bool:
+        """Tell, and wait."""
+        self._waiting.release()
+        return self._bell.wait(deadline)
 
 
 class Bench:
