@@ -328,14 +328,13 @@ def test_nothing_but_the_watcher_wakes_up(engine: Engine, monkeypatch: pytest.Mo
     wait_until_recorded(engine, 20)
     until(lambda: threads_by_kind().total() == 21)
     woken: Counter[str] = Counter()
-    wait = threading.Condition.wait
+    for waited_on in (threading.Condition, type(engine._open_engine().clock.bell())):
 
-    def counted(self: threading.Condition, timeout: float | None = None) -> bool:
-        result = wait(self, timeout)
-        woken[threading.current_thread().name] += 1
-        return result
+        def counted(self: Any, *args: Any, wait: Any = waited_on.wait) -> Any:
+            woken[threading.current_thread().name] += 1  # whoever was woken waits again
+            return wait(self, *args)
 
-    monkeypatch.setattr(threading.Condition, "wait", counted)
+        monkeypatch.setattr(waited_on, "wait", counted)
     with costs_of(engine) as costs:
         until(lambda: woken["durable watcher"] >= 10)
     assert {name for name in woken if name.startswith("durable")} == {"durable watcher"}

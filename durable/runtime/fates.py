@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 from weakref import WeakValueDictionary
 
 from durable.store.steps import Outcome
 
-if TYPE_CHECKING:
-    from durable.runtime.runs import Run
-
 # A longer text of an outcome is left to the file.
 LONGEST = 10_000
+
+
+class GoingOn(Protocol):
+    """A run, to those who wait for its end."""
+
+    stopping: bool
+
+    @property
+    def stop_key(self) -> str:
+        """What is notified when it stops, or has ended."""
 
 
 class Fate:
@@ -21,7 +28,7 @@ class Fate:
 
     def __init__(self, workflow_id: str) -> None:
         self.workflow_id = workflow_id
-        self.run: Run | None = None
+        self.run: GoingOn | None = None
         """The run that goes on here, on a thread or in a task that nobody interrupts."""
         self.outcome: Outcome | None = None
         """How it ended, once that is committed, where nothing can change it any more."""

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from contextvars import Context
 
-from durable.clock import Clock, Thread
+from durable.clock import Bell, Clock, Thread
 
 # A thread that has nothing to do ends after this time, or at once if as many others wait.
 FREE_SECONDS = 1.0
@@ -65,7 +65,7 @@ class Threads:
         with self._mutex:
             self._closed = True
             for worker in self._free:
-                worker.wake()
+                worker.bell.ring()
             threads = [worker.thread for worker in self._all if worker.thread is not None]
         deadline = self._clock.now() + timeout
         for thread in threads:
@@ -77,21 +77,22 @@ class Threads:
         if worker.task is not None:
             return True
         with self._mutex:
-            if self._clock.real and not self._closed and len(self._free) < MOST_FREE:
-                # Made only now: ten thousand workflows that sleep keep their threads to themselves.
-                worker.condition = condition = threading.Condition(self._mutex)
+            rests = self._clock.real and not self._closed and len(self._free) < MOST_FREE
+            if rests:
                 self._free.append(worker)
-                deadline = self._clock.now() + FREE_SECONDS
-                self._clock.wait(
-                    condition, lambda: worker.task is not None or self._closed, deadline
-                )
-                worker.condition = None
-                if worker in self._free:
-                    self._free.remove(worker)
+        if rests:
+            worker.bell.wait(self._clock.now() + FREE_SECONDS)
+        with self._mutex:
+            if worker in self._free:
+                self._free.remove(worker)
             if worker.task is None:
                 self._all.discard(worker)
                 return False
             return True
+
+    def bell(self) -> Bell:
+        """What wakes a worker that is free."""
+        return self._clock.bell()
 
     def enter(self, worker: _Worker) -> None:
         """The calling thread is the worker's."""
@@ -106,23 +107,18 @@ class Threads:
 class _Worker:
     """One thread, and what it is to run next."""
 
-    __slots__ = ("_threads", "condition", "task", "thread")
+    __slots__ = ("_threads", "bell", "task", "thread")
 
     def __init__(self, threads: Threads, name: str, target: Callable[[], None]) -> None:
         self.task: tuple[str, Callable[[], None]] | None = (name, target)
-        self.condition: threading.Condition | None = None  # while it is free
+        self.bell = threads.bell()
         self.thread: Thread | None = None
         self._threads = threads
 
     def give(self, name: str, target: Callable[[], None]) -> None:
         """Have it run that; it is free, and the mutex held."""
-        self.wake()  # first: nothing is run for a caller who is interrupted in here
+        self.bell.ring()  # first: nothing is run for a caller who is interrupted in here
         self.task = (name, target)
-
-    def wake(self) -> None:
-        """Let it look whether there is something to do; the mutex is held."""
-        if self.condition is not None:
-            self.condition.notify()
 
     def work(self) -> None:
         """Run one thing after the other, each in a context that knows nothing of the last one."""
