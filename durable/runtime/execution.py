@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -258,7 +257,9 @@ async def _end_tasks(run: Run) -> None:
 
 def _function_result(host: Host, run: Run) -> Any:
     function, guard = _function(host, run)
-    with nullcontext() if guard is None else guard():
+    if guard is None:
+        return function()
+    with guard():
         return function()
 
 

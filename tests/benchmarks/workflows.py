@@ -74,17 +74,19 @@ def start_and_end(setup: Setup) -> Iterator[Figure]:
         Raw(setup.path("raw.db"), "full") as raw,
         Engine(setup.path("durable.db")) as engine,
     ):
-        for _ in range(setup.rounds * setup.count(60)):
-            time.sleep(LET_THE_CALLER_WAIT)
-            rested.append(raw.seconds(1))
-            raws.append(raw.seconds(1))
-            _moments.clear()
-            begin = perf_counter()
-            engine.start(marked).result()
-            end = perf_counter()
-            first_line, last_line = _moments
-            starts.append(first_line - begin)
-            ends.append(end - last_line)
+        for _ in range(setup.rounds):
+            for _ in range(setup.count(60)):
+                time.sleep(LET_THE_CALLER_WAIT)
+                rested.append(raw.seconds(1))
+            for _ in range(setup.count(60)):
+                raws.append(raw.seconds(1))
+                _moments.clear()
+                begin = perf_counter()
+                engine.start(marked).result()
+                end = perf_counter()
+                first_line, last_line = _moments
+                starts.append(first_line - begin)
+                ends.append(end - last_line)
     for what, times, commits in (
         ("start of a background workflow to its first line", starts, raws),
         ("end of a background workflow to result() returning", ends, rested),
