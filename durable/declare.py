@@ -140,7 +140,8 @@ class DeclaredWorkflow(Generic[P, R]):
         scope = self._scope()
         try:
             flow = starting.start(host, scope, self.invocation(*args, **kwargs))
-            return Handle(host, drive(flow, actor(host, scope)))
+            fate = drive(flow, actor(host, scope))
+            return Handle(host, fate.workflow_id, fate)
         except BaseException as error:
             _let_go(host, error)
             raise
@@ -349,7 +350,8 @@ def _start_in(queue: str, invocation: Invocation) -> Handle[Any]:
     name = f"queue {queue!r}"
     host = current_host(name)
     scope = None if find_scope(name) is None else body_scope(name)
-    return Handle(host, drive(starting.start(host, scope, invocation), actor(host, scope)))
+    fate = drive(starting.start(host, scope, invocation), actor(host, scope))
+    return Handle(host, fate.workflow_id, fate)
 
 
 def _call_method_with_cursor(

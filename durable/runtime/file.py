@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from durable.clock import Clock
 from durable.codec import Codec
+from durable.runtime.fates import Fates
 from durable.runtime.hooks import no_key, random_id
 from durable.runtime.loops import OnLoop
 from durable.runtime.waiting import Waiting
@@ -21,6 +22,7 @@ class File:
     codec: Codec
     clock: Clock
     waiting: Waiting
+    fates: Fates = field(init=False, default_factory=Fates)
     _loops: dict[asyncio.AbstractEventLoop, OnLoop] = field(init=False, default_factory=dict)
 
     def on_loop(self) -> OnLoop:

@@ -96,18 +96,22 @@ class Host(File):
 
     def spawn(self, name: str, target: Callable[[], None], *, background: bool = False) -> None:
         """Run `target` on a thread that `close` waits for; an error in it is logged, not lost."""
+        self.threads.run(name, partial(self._guarded, name, target), background=background)
 
-        def guarded() -> None:
-            try:
-                target()
-            except EngineClosed:
-                pass  # what it wanted to do is done by the next engine
-            except Exception as error:
-                self.hooks.errors.append(error)
-                expected = isinstance(error, DurableError)
-                log.error("%s: %s", name, error, exc_info=None if expected else error)
+    def spawn_next(self, name: str, target: Callable[[], None]) -> None:
+        """As `spawn`; on the calling thread, if that is one of these, once it has returned."""
+        if not self.threads.run_next(name, partial(self._guarded, name, target)):
+            self.spawn(name, target)
 
-        self.threads.run(name, guarded, background=background)
+    def _guarded(self, name: str, target: Callable[[], None]) -> None:
+        try:
+            target()
+        except EngineClosed:
+            pass  # what it wanted to do is done by the next engine
+        except Exception as error:
+            self.hooks.errors.append(error)
+            expected = isinstance(error, DurableError)
+            log.error("%s: %s", name, error, exc_info=None if expected else error)
 
     def spawn_task(self, name: str, target: Callable[[], None]) -> None:
         """`spawn`, for what may make runs begin: the engine is not idle until it has ended."""

@@ -86,7 +86,6 @@ class _Registered(ABC):
         self.keys = keys
         self._waiting = waiting
         self._watch = watch
-        self._notified = False
 
     def __enter__(self) -> Self:
         self._waiting.add(self)
@@ -124,25 +123,15 @@ class Listener(_Registered):
 
     def __init__(self, waiting: Waiting, keys: tuple[str, ...], watch: Watch | None = None) -> None:
         super().__init__(waiting, keys, watch)
-        self._condition = threading.Condition(waiting.mutex)
+        self._bell = waiting.clock.bell()
 
     def wake(self) -> None:
         """Let `wait` return."""
-        self._notified = True
-        self._condition.notify()
+        self._bell.ring()
 
     def wait(self, deadline: float | None) -> bool:
         """Wait for a notification since the last call; False if the deadline came first."""
-        try:
-            with self._waiting.mutex:
-                notified = self._waiting.clock.wait(
-                    self._condition, lambda: self._notified, deadline
-                )
-                self._notified = False
-        except RuntimeError as error:
-            # Python's own Condition.wait, interrupted while it takes its lock back.
-            raise KeyboardInterrupt from error
-        return notified
+        return self._bell.wait(deadline)
 
 
 class AsyncListener(_Registered):
@@ -156,6 +145,7 @@ class AsyncListener(_Registered):
         watch: Watch | None = None,
     ) -> None:
         super().__init__(waiting, keys, watch)
+        self._notified = False
         self._loop = loop
         self._future: asyncio.Future[None] | None = None
 

@@ -308,13 +308,7 @@ class Database:
         tx.touched = []
         try:
             self._begin()
-            if careful:
-                for request in batch:
-                    self._run_under_savepoint(request)
-            elif len(batch) == 1:
-                batch[0].run(tx)
-            else:
-                self._run_together(batch)
+            self._run_all(batch, careful=careful)
             if self._dead:
                 raise EngineClosed(f"{self.path} was abandoned")
             if self._signals and tx.touched:
@@ -330,7 +324,7 @@ class Database:
                 self._commit(batch, careful=True)
             else:
                 for request in batch:
-                    self._commit([request])
+                    self._commit([request], careful=True)
         except BaseException:
             # Ctrl-C on the leading thread. SQLite finishes a COMMIT that it began.
             if committing and not self._writer.in_transaction:
@@ -338,6 +332,25 @@ class Database:
             else:
                 self._rollback()
             raise
+
+    def _run_all(self, batch: list[Request[Any]], *, careful: bool) -> None:
+        """Run the batch, and those that come meanwhile: they share the commit."""
+        if careful:
+            for request in batch:
+                self._run_under_savepoint(request)
+            return
+        if len(batch) == 1:
+            batch[0].run(self._tx)
+        else:
+            self._run_together(batch)
+        while len(self._queue) > len(batch):
+            known = set(map(id, batch))
+            with self._mutex:
+                more = [each for each in self._queue if not each.done and id(each) not in known]
+            if not more:
+                return
+            batch += more
+            self._run_together(more)
 
     def _run_together(self, batch: list[Request[Any]]) -> None:
         for request in batch:
