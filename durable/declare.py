@@ -589,7 +589,8 @@ def call_async_step(
     scope = find_scope(name, blocks=False)
     if scope is None or scope.step is not None:
         return _await_plainly(scope, spec, args, kwargs)
-    refuse_plain_body(scope, name, "durable.run_step(…), or its submit(…)")
+    if not scope.run.spec.is_async:
+        refuse_plain_body(scope, name, "durable.run_step(…), or its submit(…)")
     return perform_in(scope.take(), lambda inner: steps.call(inner, spec, args, kwargs))
 
 
