@@ -251,6 +251,13 @@ def body_scope(name: str, *, blocks: bool = True) -> Scope:
     return scope
 
 
+def parent_scope(name: str, *, blocks: bool = True) -> Scope | None:
+    """The scope of the workflow that starts another; None outside workflows, refused in a step."""
+    if find_scope(name, blocks=blocks) is None:
+        return None
+    return body_scope(name, blocks=blocks)
+
+
 def async_scope(name: str) -> Scope | None:
     """The scope of the calling coroutine, for what is awaited; None outside workflows.
 
