@@ -14,15 +14,9 @@ from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from durable.clock import moment, seconds
 from durable.debounce import Debouncer
-from durable.declare import (
-    DeclaredStep,
-    DeclaredWorkflow,
-    call_async_step,
-    map_call,
-    run_async,
-    step_spec,
-)
+from durable.declare import map_call, step_spec
 from durable.errors import InvalidArgument, NotInWorkflow
+from durable.functions import DeclaredStep, DeclaredWorkflow, call_async_step, run_async
 from durable.handle import Handle
 from durable.ops import current, logger, random, step_key, uuid4
 from durable.queues import Enqueueable, Queue, check_queue_name, name_of

@@ -6,8 +6,8 @@ from datetime import timedelta
 from typing import Generic, ParamSpec, TypeVar
 
 from durable.checks import check_text
-from durable.declare import DeclaredWorkflow
 from durable.errors import InvalidArgument
+from durable.functions import DeclaredWorkflow
 from durable.handle import Handle
 from durable.runtime import enqueuing, starting
 from durable.runtime.context import Scope, current_host, find_scope

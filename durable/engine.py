@@ -17,8 +17,8 @@ from durable.checks import check_optional_text, check_texts
 from durable.client import Client
 from durable.clock import Clock, optional_seconds
 from durable.codec import Codec
-from durable.declare import DeclaredWorkflow
 from durable.errors import DurableError, EngineClosed, InvalidArgument, NotAllowedHere
+from durable.functions import DeclaredWorkflow
 from durable.handle import Handle
 from durable.records import Workflow
 from durable.runtime import context, lanes, recovery

@@ -8,8 +8,8 @@ from typing import Any, Concatenate, Literal, TypeVar
 
 from durable.checks import check_id
 from durable.cron import Cron, parse_cron
-from durable.declare import DeclaredWorkflow
 from durable.errors import InvalidArgument
+from durable.functions import DeclaredWorkflow
 from durable.runtime.registry import ScheduleSpec, WorkflowSpec, registry
 from durable.zones import find_zone
 

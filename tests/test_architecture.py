@@ -20,7 +20,7 @@ LEVELS = [
     {"store"},
     {"runtime"},
     {
-        *("handle", "client", "ops", "declare", "queues", "debounce", "scheduling"),
+        *("handle", "client", "ops", "functions", "declare", "queues", "debounce", "scheduling"),
         *("engine", "aio", ""),
     },
     {"cli", "dashboard", "testing", "dbos"},

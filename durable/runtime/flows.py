@@ -23,7 +23,7 @@ from durable.runtime.context import (
 )
 from durable.runtime.file import File
 from durable.runtime.lanes import begin_task, engine_loop, placed
-from durable.runtime.loops import Inside, OnLoop, Signal
+from durable.runtime.loops import Inside, OnLoop
 from durable.runtime.registry import StepSpec
 from durable.runtime.runs import Stopped
 from durable.runtime.waiting import AsyncListener, Listener
@@ -115,13 +115,16 @@ def actor(file: File, scope: Scope | None) -> Actor:
 
 
 class Command(Protocol):
-    """What a flow may ask its driver to do, besides a `Write`."""
+    """What a flow may ask its driver to do."""
 
     def perform(self, actor: Actor) -> Any:
         """Do it on the calling thread."""
 
     def perform_async(self, actor: Actor) -> Awaitable[Any]:
         """Do it for the calling task, while the event loop goes on."""
+
+
+Flow = Generator[Command, Any, T]
 
 
 class Write(Generic[T]):
@@ -140,8 +143,10 @@ class Write(Generic[T]):
         except (RunIsOver, StorageError, EngineClosed) as error:
             raise actor.explain(error) from None
 
-    def begin(self, actor: Actor) -> Written[T]:
-        """Have another thread do it, for the calling task."""
+    async def perform_async(self, actor: Actor) -> Written[T]:
+        """As `perform`, on another thread; a cancellation waits until the file has answered."""
+        if (turn := actor.on_loop().take_turn()) is not None:
+            await turn
         file, fn = actor.file, self.fn
         cancelled = dict(actor.cancelled)
         if cancelled:
@@ -151,7 +156,8 @@ class Write(Generic[T]):
             result = file.database.write_later(self.label, fn, signal.give)
         except EngineClosed as error:
             raise actor.explain(error) from None
-        return Written(actor, self.label, signal, result, cancelled)
+        interrupted = await signal.wait_through()
+        return Written(actor, self.label, result, interrupted, cancelled)
 
 
 def _write_with_cancelled(
@@ -162,12 +168,12 @@ def _write_with_cancelled(
 
 
 class Written(NamedTuple, Generic[T]):
-    """A write that another thread does; it has ended once the signal is given."""
+    """A write that has ended; `interrupted` if its task was cancelled meanwhile."""
 
     actor: Actor
     label: str
-    signal: Signal
     result: Callable[[], T]
+    interrupted: asyncio.CancelledError | None
     cancelled: dict[Place, str]
 
     def answer(self) -> T:
@@ -182,9 +188,6 @@ class Written(NamedTuple, Generic[T]):
         for place in self.cancelled:
             self.actor.cancelled.pop(place, None)
         return answer
-
-
-Flow = Generator[Command | Write[Any], Any, T]
 
 
 class Read(Generic[T]):
@@ -418,10 +421,8 @@ async def drive_async(flow: Flow[T], actor: Actor) -> T:
                         await actor.begin_anew()
                     actor.begin()
                 if isinstance(command, Write):
-                    if (turn := actor.on_loop().take_turn()) is not None:
-                        await turn
-                    written = command.begin(actor)
-                    interrupted = await written.signal.wait_through() or interrupted
+                    written = await command.perform_async(actor)
+                    interrupted = written.interrupted or interrupted
                     answer = written.answer()
                 elif interrupted is not None:
                     raise interrupted

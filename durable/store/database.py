@@ -39,6 +39,9 @@ BUSY_SECONDS = 0.25
 BUSY_TRIES_BEFORE_A_WARNING = 20
 IDLE_READERS = 4
 
+# A commit that has so many takes in no more of those that come while its transaction is at work.
+MOST_TOGETHER = 1000
+
 
 _log = logging.getLogger("durable")
 
@@ -343,7 +346,7 @@ class Database:
             batch[0].run(self._tx)
         else:
             self._run_together(batch)
-        while len(self._queue) > len(batch):
+        while len(batch) < len(self._queue) and len(batch) < MOST_TOGETHER:
             known = set(map(id, batch))
             with self._mutex:
                 more = [each for each in self._queue if not each.done and id(each) not in known]

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from durable.declare import DeclaredStep, DeclaredWorkflow
 from durable.engine import Engine
 from durable.errors import InvalidArgument
+from durable.functions import DeclaredStep, DeclaredWorkflow
 from durable.names import callable_name
 from durable.runtime.context import current_host
 from durable.runtime.hooks import Hooks
