@@ -197,6 +197,22 @@ def test_callers_that_come_before_a_commit_share_it(bench: Bench) -> None:
     assert bench.commits() == 1
 
 
+def test_a_commit_ends_however_many_come(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has enough takes in no more: they share the next."""
+    monkeypatch.setattr("durable.store.database.MOST_TOGETHER", 1)
+    gate = Gate()
+    leader = Caller(lambda: bench.database.write("slow", lambda tx: gate.pass_through()))
+    gate.wait_reached()
+    callers = [Caller(lambda n=n: bench.add(n)) for n in range(5)]
+    bench.clock.wait_for_waiters(5)
+    gate.open()
+    for caller in [leader, *callers]:
+        caller.join()
+
+    assert sorted(bench.rows()) == list(range(5))
+    assert bench.commits() == 2
+
+
 def test_one_that_is_taken_in_and_fails_fails_alone(bench: Bench) -> None:
     """The leader's own write, which was done before, is committed."""
 
