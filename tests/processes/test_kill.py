@@ -15,6 +15,7 @@ import pytest
 
 from durable import Client, DurableError, NotADurableFile, Step
 from tests.processes.programs import Program
+from tests.support import until
 
 WORK = Path(__file__).with_name("work.py")
 MESSAGES = 8
@@ -309,3 +310,37 @@ def test_deaths_with_a_checkpoint_in_between_do_not_add_up(path: str) -> None:
         assert client.handle("w").info().status == "PENDING"
         assert client.handle("w").info().recoveries <= 1
         assert len(client.handle("w").steps()) == 7
+
+
+MAPS = """
+import os
+
+log = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+@step(name="acts")
+def acts(number):
+    os.write(log, b"%d\\n" % number)
+    return number * 2
+
+@workflow(name="maps")
+def maps(count):
+    return durable.map(acts, range(count), workers=8)
+
+with Engine(sys.argv[1]) as engine:
+    print(maps.options(id="w").start(10_000).result() == [2 * n for n in range(10_000)])
+"""
+
+
+@pytest.mark.slow
+def test_a_map_of_ten_thousand_items_killed_in_the_middle(path: str, tmp_path: Path) -> None:
+    """Only what was not recorded runs again: no more items than there are workers."""
+    log = tmp_path / "log"
+    log.touch()
+    with Program(MAPS, path, str(log)) as program:
+        until(lambda: log.stat().st_size > 25_000)  # about half of the lines
+        program.kill()
+    with Program(MAPS, path, str(log)) as program:
+        assert program.succeed() == ["True"]
+    acted = Counter(map(int, log.read_text().splitlines()))
+    assert sorted(acted) == list(range(10_000))
+    assert 10_000 <= acted.total() <= 10_000 + 8
