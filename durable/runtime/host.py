@@ -42,7 +42,7 @@ class Turns(Protocol):
         """Something in the queue may be able to start."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Host(File):
     """The file of an engine, and all that goes on in it."""
 

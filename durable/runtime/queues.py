@@ -76,7 +76,7 @@ def may_start(limits: Limits, counts: Counts, now: float) -> Allowance:
 # ---------------------------------------------------------------------- taking
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Taken:
     """What was started in a transaction that may not be committed yet."""
 
@@ -187,7 +187,7 @@ class _Taking:
 # ---------------------------------------------------------------------- the queues of an engine
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class _Slot:
     """The slot of one run; see `runs.Slot`."""
 

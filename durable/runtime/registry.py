@@ -20,7 +20,7 @@ STEP = "durable.step:"
 """What the name of a workflow begins with that is nothing but the step of the rest of the name."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, repr=False)
 class WorkflowSpec:
     """A declared workflow; `kind` says what the function is bound to when it is called.
 
@@ -42,7 +42,7 @@ class WorkflowSpec:
         if self.step is not None and self.step.transaction:  # the cursor is not the caller's
             own = list(signature.parameters.values())[1:]
             signature = signature.replace(parameters=own)
-        object.__setattr__(self, "signature", signature)
+        self.signature = signature
 
     @cached_property
     def is_async(self) -> bool:
@@ -55,7 +55,7 @@ class WorkflowSpec:
         return self.kind in ("class", "instance")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, repr=False)
 class StepSpec:
     """A declared step; `transaction` steps get a cursor as their first argument."""
 
@@ -71,7 +71,7 @@ class StepSpec:
         return inspect.iscoroutinefunction(self.fn)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, repr=False)
 class ScheduleSpec:
     """A declared schedule: a workflow to be run at the moments of an expression in a zone."""
 

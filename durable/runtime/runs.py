@@ -46,7 +46,7 @@ class Slot(Protocol):
         """The run is unfinished as the file failed: nobody else would free the slot."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Run:
     """One workflow from its first line to its outcome, in this process."""
 
