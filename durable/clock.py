@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from types import TracebackType
 from typing import Protocol
 
 from durable.errors import InvalidArgument
@@ -34,6 +35,80 @@ class Thread(Protocol):
         """Whether it still runs."""
 
 
+class Condition(Protocol):
+    """What `Clock.wait` waits on: a ``threading.Condition``, or a `SoloCondition`."""
+
+    def acquire(self) -> bool:
+        """Lock it."""
+
+    def release(self) -> None:
+        """Unlock it."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Unlock it until it is notified, `timeout` seconds at most; False if that was first."""
+
+    def __enter__(self) -> bool:
+        """Lock it."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Unlock it."""
+
+
+class SoloCondition:
+    """A condition that one thread waits on at most.
+
+    Ten thousand workflows that wait have one each. It is a tenth of a ``threading.Condition``,
+    which has a queue for many waiters; and to make one takes less of the thread's stack.
+    """
+
+    __slots__ = ("_mutex", "_waiter")
+
+    def __init__(self, mutex: threading.Lock) -> None:
+        self._mutex = mutex
+        self._waiter: threading.Lock | None = None  # locked until it is notified
+
+    def acquire(self) -> bool:
+        """Lock it."""
+        return self._mutex.acquire()
+
+    def release(self) -> None:
+        """Unlock it."""
+        self._mutex.release()
+
+    def __enter__(self) -> bool:
+        return self._mutex.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._mutex.release()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until `notify`; False if `timeout` seconds were over first."""
+        self._waiter = waiter = threading.Lock()
+        waiter.acquire()
+        self._mutex.release()
+        try:
+            return waiter.acquire(timeout=-1 if timeout is None else timeout)
+        finally:
+            self._mutex.acquire()
+            self._waiter = None
+
+    def notify(self) -> None:
+        """Let the thread go on that waits, if one does; it is locked."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            waiter.release()
+
+
 class Clock(Protocol):
     """Tells time, waits and starts threads; nothing else in durable does.
 
@@ -48,9 +123,7 @@ class Clock(Protocol):
     def now(self) -> float:
         """The moment, in seconds since 1970 UTC."""
 
-    def wait(
-        self, condition: threading.Condition, ready: Callable[[], bool], deadline: float | None
-    ) -> bool:
+    def wait(self, condition: Condition, ready: Callable[[], bool], deadline: float | None) -> bool:
         """Wait on `condition`, held by the caller, until `ready()`; False if `deadline` came first.
 
         Whoever makes `ready` true holds `condition` while doing so and notifies it.
@@ -67,6 +140,24 @@ class Clock(Protocol):
         """A new event loop whose time is this clock's, to be run in a thread that it spawned."""
 
 
+class _Thread(threading.Thread):
+    """A thread whose function is called from `run`, as one function of Python's calls another.
+
+    Through ``target=``, the interpreter would call itself: that takes up to a kilobyte of stack,
+    and ten thousand workflows that wait have a stack each.
+    """
+
+    def __init__(self, name: str, function: Callable[[], None]) -> None:
+        super().__init__(name=name, daemon=True)
+        self._function: Callable[[], None] | None = function
+
+    def run(self) -> None:
+        """Call the function, and forget it."""
+        function, self._function = self._function, None
+        assert function is not None
+        function()
+
+
 class SystemClock:
     """The clock of the machine."""
 
@@ -76,9 +167,7 @@ class SystemClock:
         """The wall clock's moment, in whole microseconds as a ``datetime`` has them."""
         return time.time_ns() // 1_000 / 1_000_000  # round() takes twenty times as long
 
-    def wait(
-        self, condition: threading.Condition, ready: Callable[[], bool], deadline: float | None
-    ) -> bool:
+    def wait(self, condition: Condition, ready: Callable[[], bool], deadline: float | None) -> bool:
         """Wait as `Clock.wait` says; a deadline is a moment of the wall clock."""
         on_main = threading.current_thread() is threading.main_thread()
         look_again = LOOK_FOR_SIGNALS if on_main else LOOK_AGAIN
@@ -94,7 +183,7 @@ class SystemClock:
 
     def spawn(self, name: str, target: Callable[[], None], *, background: bool = False) -> Thread:
         """Start a daemon thread: a program that forgets to close its engine can still end."""
-        thread = threading.Thread(target=target, name=name, daemon=True)
+        thread = _Thread(name, target)
         thread.start()
         return thread
 

@@ -19,6 +19,7 @@ import pytest
 
 import durable
 from durable import Engine, Queue, aio, step, transaction, workflow
+from durable.clock import SoloCondition
 from durable.runtime import recovery
 from tests.support import PATIENCE, Gate, durable_threads, dying, until
 
@@ -321,6 +322,17 @@ def test_async_workflows_that_wait_share_a_thread(engine: Engine) -> None:
     until(lambda: sum(threads_by_kind().values()) <= 4)
 
 
+def counting(wait: Callable[..., bool], woken: Counter[str]) -> Callable[..., bool]:
+    """The `wait` of a condition, which counts on which thread it returned."""
+
+    def counted(self: Any, timeout: float | None = None) -> bool:
+        result = wait(self, timeout)
+        woken[threading.current_thread().name] += 1
+        return result
+
+    return counted
+
+
 def test_nothing_but_the_watcher_wakes_up(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workflows that wait cost no time of the processor, and nothing is written."""
     for _ in range(20):
@@ -328,14 +340,8 @@ def test_nothing_but_the_watcher_wakes_up(engine: Engine, monkeypatch: pytest.Mo
     wait_until_recorded(engine, 20)
     until(lambda: threads_by_kind().total() == 21)
     woken: Counter[str] = Counter()
-    wait = threading.Condition.wait
-
-    def counted(self: threading.Condition, timeout: float | None = None) -> bool:
-        result = wait(self, timeout)
-        woken[threading.current_thread().name] += 1
-        return result
-
-    monkeypatch.setattr(threading.Condition, "wait", counted)
+    for kind in (threading.Condition, SoloCondition):
+        monkeypatch.setattr(kind, "wait", counting(kind.wait, woken))
     with costs_of(engine) as costs:
         until(lambda: woken["durable watcher"] >= 10)
     assert {name for name in woken if name.startswith("durable")} == {"durable watcher"}

@@ -6,8 +6,7 @@ import asyncio
 import inspect
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -280,16 +279,24 @@ def enter(scope: Scope) -> None:
     _scope.set(scope)
 
 
-@contextmanager
-def enter_run(host: Host, run: Run) -> Iterator[Scope]:
-    """The calling thread runs the body of the workflow."""
-    scope = Scope(host, run, threading.get_ident())
-    before = _scope.get()
-    try:
-        _scope.set(scope)
-        yield scope
-    finally:
-        _scope.set(before)
+class enter_run:  # noqa: N801 - a function to those who use it
+    """The calling thread runs the body of the workflow.
+
+    No ``@contextmanager``: its generator would last as long as the workflow, and many wait.
+    """
+
+    __slots__ = ("_before", "_scope")
+
+    def __init__(self, host: Host, run: Run) -> None:
+        self._scope = Scope(host, run, threading.get_ident())
+        self._before = _scope.get()
+
+    def __enter__(self) -> Scope:
+        _scope.set(self._scope)
+        return self._scope
+
+    def __exit__(self, *_: object) -> None:
+        _scope.set(self._before)
 
 
 async def await_in_step(scope: Scope, step: StepCall, body: Callable[[], Any]) -> Any:

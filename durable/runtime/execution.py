@@ -55,7 +55,7 @@ def launch(host: Host, run: Run) -> None:
             run.loop = engine_loop(host)
             run.loop.post(partial(_begin_task, host, run))
         else:
-            host.spawn(f"durable {run.id}", partial(_in_background, host, run))
+            host.spawn(f"durable {run.id}", lambda: _in_background(host, run))
         run.thread = None
     except Exception:
         host.runs.remove(run)

@@ -67,7 +67,7 @@ class Host(File):
     threads: Threads = field(init=False)
 
     def __post_init__(self) -> None:
-        self.threads = Threads(self.clock)
+        self.threads = Threads(self.clock, self._failed)
 
     def new_id(self) -> str:
         """The id of a workflow that is given none."""
@@ -96,18 +96,15 @@ class Host(File):
 
     def spawn(self, name: str, target: Callable[[], None], *, background: bool = False) -> None:
         """Run `target` on a thread that `close` waits for; an error in it is logged, not lost."""
+        self.threads.run(name, target, background=background)
 
-        def guarded() -> None:
-            try:
-                target()
-            except EngineClosed:
-                pass  # what it wanted to do is done by the next engine
-            except Exception as error:
-                self.hooks.errors.append(error)
-                expected = isinstance(error, DurableError)
-                log.error("%s: %s", name, error, exc_info=None if expected else error)
-
-        self.threads.run(name, guarded, background=background)
+    def _failed(self, name: str, error: Exception) -> None:
+        """What ran on that thread raised the error."""
+        if isinstance(error, EngineClosed):
+            return  # what it wanted to do is done by the next engine
+        self.hooks.errors.append(error)
+        expected = isinstance(error, DurableError)
+        log.error("%s: %s", name, error, exc_info=None if expected else error)
 
     def spawn_task(self, name: str, target: Callable[[], None]) -> None:
         """`spawn`, for what may make runs begin: the engine is not idle until it has ended."""

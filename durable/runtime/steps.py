@@ -9,9 +9,9 @@ from typing import Any
 
 from durable.codec import encode_error, error_is_exact
 from durable.errors import SerializationError, WaitTimeout
-from durable.runtime.checkpoint import error_outcome, pause, settle
+from durable.runtime.checkpoint import error_outcome, settle
 from durable.runtime.context import Scope, StepCall, current_host, run_in_step
-from durable.runtime.flows import Call, Flow, Write, carried
+from durable.runtime.flows import Call, Flow, Pause, Write, carried
 from durable.runtime.registry import StepSpec
 from durable.store import steps, streams, workflows
 from durable.store.faults import is_of_the_file
@@ -79,7 +79,7 @@ def _step(
     attempt = 1
     if record is not None:
         attempt = record.attempt + 1
-        yield from pause(scope, record.until_at or 0.0)
+        yield Pause(record.until_at or 0.0)
     try_once = _try_transaction if spec.transaction else _try_body
     while True:
         started_at = scope.host.clock.now()
@@ -98,7 +98,7 @@ def _step(
             return failed, error
         until = scope.host.clock.now() + wait
         yield from _postpone(scope, step, started_at, until, error)
-        yield from pause(scope, until)
+        yield Pause(until)
         attempt += 1
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from types import TracebackType
 from typing import Protocol, Self
 
-from durable.clock import LOOK_AGAIN, Clock
+from durable.clock import LOOK_AGAIN, Clock, SoloCondition
 from durable.runtime.loops import OnLoop
 from durable.store.database import Watch
 
@@ -82,6 +82,8 @@ class _Registered(ABC):
     One that polls has a `watch` of the file, which it closes at the end.
     """
 
+    __slots__ = ("_notified", "_waiting", "_watch", "keys")
+
     def __init__(self, waiting: Waiting, keys: tuple[str, ...], watch: Watch | None) -> None:
         self.keys = keys
         self._waiting = waiting
@@ -122,9 +124,11 @@ class _Registered(ABC):
 class Listener(_Registered):
     """One thread that waits for keys."""
 
+    __slots__ = ("_condition",)
+
     def __init__(self, waiting: Waiting, keys: tuple[str, ...], watch: Watch | None = None) -> None:
         super().__init__(waiting, keys, watch)
-        self._condition = threading.Condition(waiting.mutex)
+        self._condition = SoloCondition(waiting.mutex)
 
     def wake(self) -> None:
         """Let `wait` return."""
@@ -140,7 +144,7 @@ class Listener(_Registered):
                 )
                 self._notified = False
         except RuntimeError as error:
-            # Python's own Condition.wait, interrupted while it takes its lock back.
+            # The wait was interrupted while it took the lock back.
             raise KeyboardInterrupt from error
         return notified
 

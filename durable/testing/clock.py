@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import FrameType
 
-from durable.clock import as_datetime, moment
+from durable.clock import Condition, as_datetime, moment
 from durable.errors import InvalidArgument
 from durable.testing.loops import VirtualLoop
 from durable.testing.places import program_line
@@ -46,7 +46,7 @@ class Stuck(Deadlock):
 class _Wait:
     """What a member waits for; a `patient` one goes on only when nobody else can."""
 
-    condition: threading.Condition
+    condition: Condition
     ready: Callable[[], bool]
     deadline: float | None
     patient: bool = False
@@ -138,9 +138,7 @@ class VirtualClock:
         """The moment, in seconds since 1970 UTC."""
         return self._now
 
-    def wait(
-        self, condition: threading.Condition, ready: Callable[[], bool], deadline: float | None
-    ) -> bool:
+    def wait(self, condition: Condition, ready: Callable[[], bool], deadline: float | None) -> bool:
         """Give up the baton until `ready()` or the deadline, as `Clock.wait` says."""
         me = self._me()
         if me is None:
@@ -331,7 +329,7 @@ class VirtualClock:
             self._holder = self._owner
 
     def _wait_as_guest(
-        self, condition: threading.Condition, ready: Callable[[], bool], deadline: float | None
+        self, condition: Condition, ready: Callable[[], bool], deadline: float | None
     ) -> bool:
         """The wait of a thread that the clock does not know: for real, looking again and again."""
         while not ready():
