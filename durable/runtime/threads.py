@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from contextvars import Context
 
-from durable.clock import Clock, Thread
+from durable.clock import Clock, SoloCondition, Thread
 
 # A thread that has nothing to do ends after this time, or at once if as many others wait.
 FREE_SECONDS = 1.0
@@ -68,7 +68,7 @@ class Threads:
         with self._mutex:
             if self._clock.real and not self._closed and len(self._free) < MOST_FREE:
                 # Made only now: ten thousand workflows that sleep keep their threads to themselves.
-                worker.condition = condition = threading.Condition(self._mutex)
+                worker.condition = condition = SoloCondition(self._mutex)
                 self._free.append(worker)
                 deadline = self._clock.now() + FREE_SECONDS
                 self._clock.wait(
@@ -95,7 +95,7 @@ class _Worker:
 
     def __init__(self, threads: Threads, name: str, target: Callable[[], None]) -> None:
         self.task: tuple[str, Callable[[], None]] | None = (name, target)
-        self.condition: threading.Condition | None = None  # while it is free
+        self.condition: SoloCondition | None = None  # while it is free
         self.thread: Thread | None = None
         self._threads = threads
 

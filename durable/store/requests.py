@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 
-from durable.clock import Clock, Thread
+from durable.clock import Clock, SoloCondition, Thread
 from durable.store.tx import Tx
 
 T = TypeVar("T")
@@ -32,14 +32,14 @@ class Request(Generic[T]):
         self.result: T | None = None
         self.error: BaseException | None = None
         # Both are made where another leads. It is the lock that is entered: a Ctrl-C inside of
-        # Condition.__enter__ would leave it locked.
+        # `__enter__` of a condition would leave it locked.
         self.lock: threading.Lock | None = None
-        self.condition: threading.Condition | None = None
+        self.condition: SoloCondition | None = None
 
     def follow(self) -> None:
         """Another leads: there will be something to wait for."""
         self.lock = threading.Lock()
-        self.condition = threading.Condition(self.lock)
+        self.condition = SoloCondition(self.lock)
 
     def wake(self) -> None:
         """Let its thread look whether it is done, or whether it leads."""

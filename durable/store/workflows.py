@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from durable.codec import decode_error
@@ -66,6 +67,13 @@ class State(NamedTuple):
     queue: str | None
     partition: str | None
     dedup: str | None
+
+
+class Present(NamedTuple):
+    """What may change of an unfinished run; all else is as it was as long as the epoch is."""
+
+    epoch: int
+    holder: int | None
 
 
 class Ending(NamedTuple):
@@ -157,6 +165,19 @@ def unfinished(tx: Tx, *, after: int, limit: int) -> list[State]:
         {"after": after, "limit": limit},
     )
     return [state_of(row) for row in rows]
+
+
+def present(tx: Tx, seqs: Sequence[int]) -> dict[int, Present]:
+    """Those of the runs that are unfinished: which run it is by now, and who has it."""
+    rows = tx.execute(
+        """
+        SELECT seq, epoch, holder
+          FROM durable_workflow
+         WHERE seq IN (SELECT value FROM json_each(:seqs)) AND status = 'PENDING'
+        """,
+        {"seqs": json.dumps(seqs)},
+    )
+    return {seq: Present(epoch, holder) for seq, epoch, holder in rows}
 
 
 def last(tx: Tx) -> int:
@@ -514,10 +535,13 @@ def close_session(tx: Tx, session: int, *, now: float) -> None:
     )
 
 
+_columns = itemgetter(*State._fields)
+
+
 def state_of(row: Any) -> State:
     """The record of a row of the table; DamagedRow if it makes no sense."""
     try:
-        state = State(*[row[name] for name in State._fields])
-        return state._replace(status=Status(state.status))
+        seq, workflow_id, name, status, *rest = _columns(row)
+        return State(seq, workflow_id, name, Status(status), *rest)
     except (LookupError, ValueError) as error:
         raise DamagedRow(f"of a workflow: {error}") from error
