@@ -93,7 +93,8 @@ def _start(name: str, invocation: Invocation) -> Call[Handle[Any]]:
     scope = None if async_scope(name) is None else body_scope(name, blocks=False)
 
     def call(scope: Scope | None) -> Flow[Handle[Any]]:
-        return Handle(host, (yield from starting.start(host, scope, invocation)))
+        fate = yield from starting.start(host, scope, invocation)
+        return Handle(host, fate.workflow_id, fate)
 
     return perform(host, scope, call)
 

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from types import TracebackType
 from typing import Protocol
 
 from durable.errors import InvalidArgument
@@ -35,78 +34,14 @@ class Thread(Protocol):
         """Whether it still runs."""
 
 
-class Condition(Protocol):
-    """What `Clock.wait` waits on: a ``threading.Condition``, or a `SoloCondition`."""
+class Bell(Protocol):
+    """Wakes one thread: half the price of a condition, where nothing is to be looked at."""
 
-    def acquire(self) -> bool:
-        """Lock it."""
+    def ring(self) -> None:
+        """Let `wait` return, now or when it is called; rung twice before that, it is rung once."""
 
-    def release(self) -> None:
-        """Unlock it."""
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Unlock it until it is notified, `timeout` seconds at most; False if that was first."""
-
-    def __enter__(self) -> bool:
-        """Lock it."""
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """Unlock it."""
-
-
-class SoloCondition:
-    """A condition that one thread waits on at most.
-
-    Ten thousand workflows that wait have one each. It is a tenth of a ``threading.Condition``,
-    which has a queue for many waiters; and to make one takes less of the thread's stack.
-    """
-
-    __slots__ = ("_mutex", "_waiter")
-
-    def __init__(self, mutex: threading.Lock) -> None:
-        self._mutex = mutex
-        self._waiter: threading.Lock | None = None  # locked until it is notified
-
-    def acquire(self) -> bool:
-        """Lock it."""
-        return self._mutex.acquire()
-
-    def release(self) -> None:
-        """Unlock it."""
-        self._mutex.release()
-
-    def __enter__(self) -> bool:
-        return self._mutex.acquire()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._mutex.release()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until `notify`; False if `timeout` seconds were over first."""
-        self._waiter = waiter = threading.Lock()
-        waiter.acquire()
-        self._mutex.release()
-        try:
-            return waiter.acquire(timeout=-1 if timeout is None else timeout)
-        finally:
-            self._mutex.acquire()
-            self._waiter = None
-
-    def notify(self) -> None:
-        """Let the thread go on that waits, if one does; it is locked."""
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None:
-            waiter.release()
+    def wait(self, deadline: float | None) -> bool:
+        """Wait until it is rung; False if `deadline` came first."""
 
 
 class Clock(Protocol):
@@ -123,11 +58,16 @@ class Clock(Protocol):
     def now(self) -> float:
         """The moment, in seconds since 1970 UTC."""
 
-    def wait(self, condition: Condition, ready: Callable[[], bool], deadline: float | None) -> bool:
+    def wait(
+        self, condition: threading.Condition, ready: Callable[[], bool], deadline: float | None
+    ) -> bool:
         """Wait on `condition`, held by the caller, until `ready()`; False if `deadline` came first.
 
         Whoever makes `ready` true holds `condition` while doing so and notifies it.
         """
+
+    def bell(self) -> Bell:
+        """A bell for one thread that waits, and others that wake it."""
 
     def spawn(self, name: str, target: Callable[[], None], *, background: bool = False) -> Thread:
         """Run `target` in a new thread called `name` that does not keep the process alive.
@@ -138,6 +78,37 @@ class Clock(Protocol):
 
     def event_loop(self) -> asyncio.AbstractEventLoop:
         """A new event loop whose time is this clock's, to be run in a thread that it spawned."""
+
+
+def _timeout(deadline: float | None) -> float:
+    """How long to wait before the next look; 0 if it is too late, -1 for as long as it takes."""
+    on_main = threading.current_thread() is threading.main_thread()
+    if deadline is None:
+        return LOOK_FOR_SIGNALS if on_main else -1
+    look_again = LOOK_FOR_SIGNALS if on_main else LOOK_AGAIN
+    return max(0.0, min(deadline - time.time(), look_again))
+
+
+class _LockBell:
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def ring(self) -> None:
+        try:  # noqa: SIM105 - which takes four times as long
+            self._lock.release()
+        except RuntimeError:  # it has been rung
+            pass
+
+    def wait(self, deadline: float | None) -> bool:
+        while True:
+            timeout = _timeout(deadline)
+            if timeout == 0:
+                return self._lock.acquire(blocking=False)
+            if self._lock.acquire(timeout=timeout):
+                return True
 
 
 class _Thread(threading.Thread):
@@ -167,19 +138,20 @@ class SystemClock:
         """The wall clock's moment, in whole microseconds as a ``datetime`` has them."""
         return time.time_ns() // 1_000 / 1_000_000  # round() takes twenty times as long
 
-    def wait(self, condition: Condition, ready: Callable[[], bool], deadline: float | None) -> bool:
+    def wait(
+        self, condition: threading.Condition, ready: Callable[[], bool], deadline: float | None
+    ) -> bool:
         """Wait as `Clock.wait` says; a deadline is a moment of the wall clock."""
-        on_main = threading.current_thread() is threading.main_thread()
-        look_again = LOOK_FOR_SIGNALS if on_main else LOOK_AGAIN
         while not ready():
-            if deadline is None:
-                condition.wait(look_again if on_main else None)
-                continue
-            remaining = deadline - time.time()
-            if remaining <= 0:
+            timeout = _timeout(deadline)
+            if timeout == 0:
                 return False
-            condition.wait(min(remaining, look_again))
+            condition.wait(None if timeout < 0 else timeout)
         return True
+
+    def bell(self) -> Bell:
+        """A lock that whoever rings releases, and the waiter acquires."""
+        return _LockBell()
 
     def spawn(self, name: str, target: Callable[[], None], *, background: bool = False) -> Thread:
         """Start a daemon thread: a program that forgets to close its engine can still end."""

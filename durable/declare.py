@@ -140,7 +140,8 @@ class DeclaredWorkflow(Generic[P, R]):
         scope = self._scope()
         try:
             flow = starting.start(host, scope, self.invocation(*args, **kwargs))
-            return Handle(host, drive(flow, actor(host, scope)))
+            fate = drive(flow, actor(host, scope))
+            return Handle(host, fate.workflow_id, fate)
         except BaseException as error:
             _let_go(host, error)
             raise
@@ -248,6 +249,7 @@ class DeclaredStep(Generic[P, R]):
         functools.update_wrapper(cast("Callable[..., Any]", self), spec.fn)
         self.spec = spec
         self._kind = kind
+        self._what = f"step {spec.name!r}"
 
     @property
     def name(self) -> str:
@@ -304,7 +306,7 @@ class StepFunction(DeclaredStep[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the step returns: recorded in the body of a workflow, a plain call elsewhere."""
-        return _call_step(self.spec, args, kwargs)  # type: ignore[no-any-return]
+        return _call_step(self.spec, self._what, args, kwargs)  # type: ignore[no-any-return]
 
     @overload
     def __get__(self, instance: None, owner: type) -> StepFunction[P, R]: ...
@@ -348,7 +350,8 @@ def _start_in(queue: str, invocation: Invocation) -> Handle[Any]:
     name = f"queue {queue!r}"
     host = current_host(name)
     scope = None if find_scope(name) is None else body_scope(name)
-    return Handle(host, drive(starting.start(host, scope, invocation), actor(host, scope)))
+    fate = drive(starting.start(host, scope, invocation), actor(host, scope))
+    return Handle(host, fate.workflow_id, fate)
 
 
 def _call_method_with_cursor(
@@ -519,7 +522,8 @@ def run_step(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
 
         size = durable.run_step(os.path.getsize, path)
     """
-    return _call_step(step_spec(fn, "run_step"), args, kwargs)
+    spec = step_spec(fn, "run_step")
+    return _call_step(spec, f"step {spec.name!r}", args, kwargs)
 
 
 def map(  # noqa: A001 - the name is part of the contract
@@ -570,8 +574,8 @@ def _let_go(host: Host, error: BaseException) -> None:
         host.let_go(error)
 
 
-def _call_step(spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    scope = find_scope(f"step {spec.name!r}")
+def _call_step(spec: StepSpec, what: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    scope = find_scope(what)
     if scope is None or scope.step is not None:
         return steps.call_plainly(scope, spec, args, kwargs)
     return drive(steps.call(scope, spec, args, kwargs), scope)

@@ -12,6 +12,7 @@ from durable.records import Cancellation, Step, StreamValue, Workflow
 from durable.runtime import children as acting
 from durable.runtime import events, messages, streams
 from durable.runtime.context import Scope, async_scope, find_scope
+from durable.runtime.fates import Fate
 from durable.runtime.file import File
 from durable.runtime.flows import Flow, actor, drive, perform
 from durable.runtime.messages import MISSING
@@ -27,9 +28,10 @@ class Handle(Generic[R]):
     In the body of a workflow, what the methods do and return is recorded as a step.
     """
 
-    def __init__(self, file: File, workflow_id: str) -> None:
+    def __init__(self, file: File, workflow_id: str, fate: Fate | None = None) -> None:
         self.file = file
         self.id = workflow_id
+        self._fate = fate or file.fates.expect(workflow_id)  # kept for `result`
 
     def __repr__(self) -> str:
         return f"<Handle of workflow {self.id!r}>"

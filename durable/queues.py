@@ -116,7 +116,8 @@ class Queue:
         scope = None if find_scope(name) is None else body_scope(name)
         invocations = (function.in_queue(self.name, item) for item in items)
         flow = starting.start_many(host, scope, invocations)
-        return [Handle(host, each) for each in drive(flow, actor(host, scope))]
+        fates = drive(flow, actor(host, scope))
+        return [Handle(host, each.workflow_id, each) for each in fates]
 
     def change(self, *, concurrency: int | None = MISSING, rate: Rate | None = MISSING) -> None:
         """Change limits of the queue on the current engine, at once; what is running goes on.

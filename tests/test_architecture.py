@@ -233,6 +233,8 @@ OF_CLOCKS = re.compile(
 )
 # Whoever calls `.wait` on something else than a clock: what it is.
 WAITS = {
+    "request.bell.wait": "a Bell of its clock",
+    "self._bell.wait": "a Bell of its clock",
     "self.listener.wait": "a Listener, which waits on its clock",
     "listener.wait": "a Listener",
     "super().wait": "of a Listener",
@@ -260,12 +262,12 @@ def test_only_clocks_ask_the_time_block_or_start_threads() -> None:
 
 
 def test_only_clocks_wait_on_conditions() -> None:
-    """All else waits through `Clock.wait`."""
+    """All else waits through `Clock.wait`, or for a bell of a clock."""
     for module, tree in MODULES.items():
         if module not in CLOCKS:
             for line, call in calls(tree):
                 if call.endswith(".wait"):
-                    by_a_clock = call.split(".")[-2] in ("clock", "_clock")
+                    by_a_clock = call.split(".")[-2] in ("clock", "_clock", "bell", "_bell")
                     assert by_a_clock or call in WAITS, f"{module}:{line} calls {call}"
 
 

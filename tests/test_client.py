@@ -29,7 +29,7 @@ from durable import (
     WorkflowNotFound,
     workflow,
 )
-from durable.clock import SystemClock
+from durable.clock import Bell, SystemClock
 from tests.processes.programs import Program
 from tests.support import PATIENCE
 
@@ -464,6 +464,20 @@ class TellingClock(SystemClock):
     ) -> bool:
         self.waits.set()
         return super().wait(condition, ready, deadline)
+
+    def bell(self) -> TellingBell:
+        return TellingBell(self, super().bell())
+
+
+class TellingBell:
+    def __init__(self, clock: TellingClock, bell: Bell) -> None:
+        self._clock = clock
+        self._bell = bell
+        self.ring = bell.ring
+
+    def wait(self, deadline: float | None) -> bool:
+        self._clock.waits.set()
+        return self._bell.wait(deadline)
 
 
 def test_a_client_that_is_closed_stops_waiting(path: str) -> None:

@@ -19,7 +19,6 @@ import pytest
 
 import durable
 from durable import Engine, Queue, aio, step, transaction, workflow
-from durable.clock import SoloCondition
 from durable.runtime import recovery
 from tests.support import PATIENCE, Gate, durable_threads, dying, until
 
@@ -187,7 +186,52 @@ def test_an_enqueued_workflow_is_two_commits(engine: Engine) -> None:
     queue.enqueue(empty).result(PATIENCE)  # the first one declares the queue
     with costs_of(engine) as costs:
         queue.enqueue(empty).result(PATIENCE)
-    assert costs.commits == 2
+    assert costs.statements == [
+        *["BEGIN", "SELECT", "INSERT", "COMMIT"],
+        *["BEGIN", "UPDATE", "SELECT", "COMMIT"],
+    ]
+
+
+def test_a_queued_workflow_starts_with_the_end_of_another(engine: Engine) -> None:
+    """In the same commit, with one look and one statement that takes it."""
+    gate = Gate()
+
+    @workflow
+    def holds() -> None:
+        gate.pass_through()
+
+    queue = Queue("costs of the next", concurrency=1)
+    first, second = queue.enqueue(holds), queue.enqueue(holds)
+    gate.wait_reached()
+    with costs_of(engine) as costs:
+        gate.open()
+        first.result(PATIENCE)
+        second.result(PATIENCE)
+    end = ["BEGIN", "UPDATE", "SELECT", "COMMIT"]
+    assert costs.statements == [*end[:3], "UPDATE", "COMMIT", *end]
+
+
+def test_to_wait_for_a_workflow_reads_nothing(engine: Engine) -> None:
+    """If it runs in this process; else, or if nobody had a handle, its end is one look."""
+    gate = Gate()
+
+    @workflow
+    def wf() -> int:
+        gate.pass_through()
+        return 1
+
+    handle = wf.start()
+    thread = threading.Thread(target=lambda: (gate.wait_reached(), gate.open()))
+    thread.start()
+    with costs_of(engine) as costs:
+        assert handle.result(PATIENCE) == handle.result() == 1
+    thread.join()
+    assert costs.looks == 0
+    workflow_id = handle.id
+    del handle
+    with costs_of(engine) as costs:
+        assert engine.handle(workflow_id).result() == 1
+    assert costs.looks == 1
 
 
 def test_a_replayed_step_writes_nothing(path: str) -> None:
@@ -323,17 +367,6 @@ def test_async_workflows_that_wait_share_a_thread(engine: Engine) -> None:
     until(lambda: sum(threads_by_kind().values()) <= 4)
 
 
-def counting(wait: Callable[..., bool], woken: Counter[str]) -> Callable[..., bool]:
-    """The `wait` of a condition, which counts on which thread it returned."""
-
-    def counted(self: Any, timeout: float | None = None) -> bool:
-        result = wait(self, timeout)
-        woken[threading.current_thread().name] += 1
-        return result
-
-    return counted
-
-
 def test_nothing_but_the_watcher_wakes_up(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Workflows that wait cost no time of the processor, and nothing is written."""
     for _ in range(20):
@@ -341,8 +374,13 @@ def test_nothing_but_the_watcher_wakes_up(engine: Engine, monkeypatch: pytest.Mo
     wait_until_recorded(engine, 20)
     until(lambda: threads_by_kind().total() == 21)
     woken: Counter[str] = Counter()
-    for kind in (threading.Condition, SoloCondition):
-        monkeypatch.setattr(kind, "wait", counting(kind.wait, woken))
+    for waited_on in (threading.Condition, type(engine._open_engine().clock.bell())):
+
+        def counted(self: Any, *args: Any, wait: Any = waited_on.wait) -> Any:
+            woken[threading.current_thread().name] += 1  # whoever was woken waits again
+            return wait(self, *args)
+
+        monkeypatch.setattr(waited_on, "wait", counted)
     with costs_of(engine) as costs:
         until(lambda: woken["durable watcher"] >= 10)
     assert {name for name in woken if name.startswith("durable")} == {"durable watcher"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from durable.checks import check_count, check_id
@@ -16,8 +17,9 @@ from durable.records import Cancellation, Status
 from durable.runtime.blocking import warn_if_behind
 from durable.runtime.checkpoint import Subject, awaited, effect, error_outcome, settle, wait_for
 from durable.runtime.context import Scope
+from durable.runtime.fates import Fate
 from durable.runtime.file import File
-from durable.runtime.flows import Flow, Read, Write
+from durable.runtime.flows import Flow, Listen, Read, Wait, Write
 from durable.runtime.messages import MISSING, timed_out
 from durable.store import events, messages, steps, streams, workflows
 from durable.store.steps import ERROR, NOWHERE, TIMEOUT, VALUE, Outcome, Place
@@ -47,12 +49,58 @@ def result(file: File, scope: Scope | None, workflow_id: str, timeout: float | N
     if scope is not None and scope.step is None:
         outcome = yield from awaited(scope, f"durable.result:{workflow_id}", subject, timeout)
     else:
-        keys, find = yield Read(subject)
-        found = yield from wait_for(file, keys, lambda tx: find(tx, NOWHERE), timeout, workflow_id)
-        outcome = found or Outcome(TIMEOUT)
+        outcome = yield from _end_outside(file, scope, workflow_id, timeout)
     if outcome.kind == TIMEOUT:
         return timed_out(f"the end of workflow {workflow_id!r}", timeout, MISSING)
     return settle(outcome, file.codec)
+
+
+def _end_outside(
+    file: File, scope: Scope | None, workflow_id: str, timeout: float | None
+) -> Flow[Outcome]:
+    """How the workflow ended, for those who record nothing; TIMEOUT if it is not over in time."""
+    deadline = None if timeout is None else file.clock.now() + timeout
+    fate = file.fates.of(workflow_id)
+    if fate is not None:
+        yield from _wait_here(file, fate, deadline)
+        if fate.outcome is not None:
+            return fate.outcome
+    seq, found = yield Read(partial(_look, workflow_id=workflow_id, scope=scope))
+    if found is None:
+        left = None if deadline is None else max(0.0, deadline - file.clock.now())
+        look = partial(_find_end, workflow_id=workflow_id, seq=seq)
+        found = yield from wait_for(file, (workflows.key(seq),), look, left, workflow_id)
+    return found or Outcome(TIMEOUT)
+
+
+def _wait_here(file: File, fate: Fate, deadline: float | None) -> Flow[None]:
+    """Wait for a run of this process without a look at the file, as long as it goes on.
+
+    Whatever ends or stops it tells so under its `stop_key`, and after it did.
+    """
+    run = fate.run
+    if run is None or fate.outcome is not None:
+        return
+    with (yield Listen(run.stop_key)) as listener:
+        while fate.run is run and not run.stopping:
+            if deadline is not None and file.clock.now() >= deadline:
+                return
+            yield Wait(listener, deadline)
+
+
+def _look(tx: Tx, workflow_id: str, scope: Scope | None) -> tuple[int, Outcome | None]:
+    """The number of the workflow, and how it ended if it did; or that there is none."""
+    try:
+        state, ending = workflows.find_with_ending(tx, workflow_id)
+    except WorkflowNotFound as error:
+        return 0, error_outcome(error)
+    warn_if_behind(scope, tx, state)
+    return state.seq, None if ending is None else outcome_of(workflow_id, ending)
+
+
+def _find_end(tx: Tx, workflow_id: str, seq: int) -> Outcome | None:
+    ending = workflows.ending(tx, seq)
+    return None if ending is None else outcome_of(workflow_id, ending)
 
 
 def _end_of(tx: Tx, workflow_id: str, scope: Scope | None) -> Subject:
@@ -65,8 +113,7 @@ def _end_of(tx: Tx, workflow_id: str, scope: Scope | None) -> Subject:
     warn_if_behind(scope, tx, state)
 
     def find(tx: Tx, place: Place) -> Outcome | None:
-        ending = workflows.ending(tx, seq)
-        return None if ending is None else outcome_of(workflow_id, ending)
+        return _find_end(tx, workflow_id, seq)
 
     return Subject((workflows.key(seq),), find)
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from durable.errors import NoEngine, NonDeterminism, NotAllowedHere, NotInWorkflow
 from durable.records import Current
 from durable.runtime.host import Host
-from durable.runtime.loops import Inside
+from durable.runtime.loops import Inside, OnLoop
 from durable.runtime.runs import Run, Stopped
 from durable.runtime.threads import STARTED_BY
 from durable.store import messages, steps
@@ -30,17 +30,18 @@ class WasCancelled(BaseException):
     """The code of the workflow cancelled this call, and will do so again."""
 
 
-@dataclass
+@dataclass(slots=True)
 class StepCall:
     """The step whose body is running, at one of its tries."""
 
     place: Place
     name: str
     attempt: int
+    started_at: float
     wrote_streams: bool = False
 
 
-@dataclass
+@dataclass(slots=True)
 class Scope:
     """A piece of code that takes numbers in a run: on one thread, or in one task."""
 
@@ -67,6 +68,11 @@ class Scope:
     def stop_keys(self) -> tuple[str, ...]:
         """What ends its waits, besides what it waits for; tasks are cancelled instead."""
         return () if self.in_coroutine else (self.run.stop_key,)
+
+    def on_loop(self) -> OnLoop:
+        """The event loop on which an async workflow runs."""
+        assert self.run.loop is not None
+        return self.run.loop
 
     def check(self) -> None:
         """Raise Stopped if the run is to stop."""
@@ -99,7 +105,7 @@ class Scope:
         while True:
             self.number += 1
             place = Place(self.lane, self.number)
-            record = run.records.pop(place, None)
+            record = run.records.pop(place, None) if run.records else None
             # The marker of a patch() call that the code no longer makes holds nothing to be lost.
             if record is None or record.name == name or not record.name.startswith(PATCH):
                 break
@@ -120,10 +126,14 @@ class Scope:
         self.host.stop(self.run, error)
         self.run.check()
 
+    @property
+    def replaying(self) -> bool:
+        """Whether something is recorded that was not asked for."""
+        return self.run.replaying
+
     async def begin_anew(self) -> None:
         """Wait for what is recorded, before something that is not is begun on an event loop."""
-        if self.run.records:
-            await self.run.let_replay_go_first()
+        await self.run.let_replay_go_first()
 
     @property
     def cancelled(self) -> dict[Place, str]:
@@ -149,7 +159,8 @@ class Scope:
     def take_number(self, name: str) -> int:
         """The number of a call that begins now, and asks for its record later and elsewhere."""
         self.number += 1
-        while (record := self.run.records.get(Place(self.lane, self.number))) is not None:
+        records = self.run.records
+        while records and (record := records.get(Place(self.lane, self.number))) is not None:
             if record.name == name or not record.name.startswith(PATCH):
                 break
             self.number += 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -48,17 +47,24 @@ class Ended(NamedTuple):
         raise self.error if error_is_exact(text) else decode_error(text)
 
 
-def launch(host: Host, run: Run) -> None:
-    """Run the workflow on a thread or in a task of its own; it must be among `host.runs`."""
+def launch(host: Host, run: Run, *, on_this_thread: bool = False) -> None:
+    """Run the workflow on a thread or in a task of its own; it must be among `host.runs`.
+
+    A plain one may run `on_this_thread`, as soon as that has done what it does now.
+    """
+    if run.fate is not None:
+        run.fate.run = run
     try:
         if run.spec.is_async:
             run.loop = engine_loop(host)
             run.loop.post(partial(_begin_task, host, run))
         else:
-            host.spawn(f"durable {run.id}", lambda: _in_background(host, run))
+            spawn = host.spawn_next if on_this_thread else host.spawn
+            spawn(f"durable {run.id}", lambda: _in_background(host, run))
         run.thread = None
     except Exception:
         host.runs.remove(run)
+        _tell(host, run)
         raise
 
 
@@ -122,8 +128,11 @@ def _live(host: Host, run: Run) -> Flow[Ended | None]:
         ended = _what_counts(run, (yield Body(host, run)))
         if ended is None:
             return None
-        counts = yield from _finish(host, run, ended.outcome)
-        return ended if counts else None
+        if not (yield from _finish(host, run, ended.outcome)):
+            return None
+        if run.fate is not None and not isinstance(ended.error, NonDeterminism):
+            run.fate.decide(ended.outcome)  # nothing can change it; `resume` can, of the others
+        return ended
     except GeneratorExit as error:
         run.stop(error)  # nobody drives it any more: a Ctrl-C, or its event loop was closed
         raise
@@ -136,8 +145,17 @@ def _live(host: Host, run: Run) -> Flow[Ended | None]:
         if timer is not None:
             host.timers.cancel(timer)
         host.runs.remove(run)
-        if run.failure is not None:
-            host.waiting.notify([workflows.key(run.seq)])
+        _tell(host, run)
+
+
+def _tell(host: Host, run: Run) -> None:
+    """The run goes on no more: let those look who wait for it to end, or to fail."""
+    keys = [] if run.failure is None else [workflows.key(run.seq)]
+    if run.fate is not None:
+        run.fate.run = None
+        keys.append(run.stop_key)
+    if keys:
+        host.waiting.notify(keys)
 
 
 def _what_counts(run: Run, ended: Ended | None) -> Ended | None:
@@ -239,7 +257,9 @@ async def _end_tasks(run: Run) -> None:
 
 def _function_result(host: Host, run: Run) -> Any:
     function, guard = _function(host, run)
-    with nullcontext() if guard is None else guard():
+    if guard is None:
+        return function()
+    with guard():
         return function()
 
 

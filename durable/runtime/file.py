@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from durable.clock import Clock
 from durable.codec import Codec
+from durable.runtime.fates import Fates
 from durable.runtime.hooks import no_key, random_id
 from durable.runtime.loops import OnLoop
 from durable.runtime.waiting import Waiting
@@ -21,15 +22,17 @@ class File:
     codec: Codec
     clock: Clock
     waiting: Waiting
+    fates: Fates = field(init=False, default_factory=Fates)
     _loops: dict[asyncio.AbstractEventLoop, OnLoop] = field(init=False, default_factory=dict)
 
     def on_loop(self) -> OnLoop:
         """The running event loop, for other threads to call on."""
         loop = asyncio.get_running_loop()
-        if loop not in self._loops:
+        on_loop = self._loops.get(loop)
+        if on_loop is None:
             self._loops = {each: on for each, on in self._loops.items() if not each.is_closed()}
-            self._loops[loop] = OnLoop(loop)
-        return self._loops[loop]
+            on_loop = self._loops[loop] = OnLoop(loop)
+        return on_loop
 
     def new_id(self) -> str:
         """The id of a workflow that is given none."""

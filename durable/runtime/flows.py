@@ -7,7 +7,7 @@ thread, `drive_async` in the calling task of an event loop. So each call is writ
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -21,6 +21,7 @@ from durable.runtime.context import (
 )
 from durable.runtime.file import File
 from durable.runtime.lanes import begin_task, engine_loop, placed
+from durable.runtime.loops import OnLoop
 from durable.runtime.registry import StepSpec
 from durable.runtime.runs import Stopped
 from durable.runtime.waiting import AsyncListener, Listener
@@ -42,14 +43,21 @@ class Actor(Protocol):
     def stop_keys(self) -> tuple[str, ...]:
         """What ends its waits, besides what it waits for."""
 
+    def on_loop(self) -> OnLoop:
+        """The running event loop."""
+
     def check(self) -> None:
         """Raise Stopped if it is to stop."""
 
     def begin(self) -> None:
-        """A command is about to be done; Stopped where nothing may be done any more."""
+        """The first command is about to be done; Stopped where nothing may be done any more."""
 
     def explain(self, error: Exception) -> BaseException:
         """What to raise where the run is over, or the file failed."""
+
+    @property
+    def replaying(self) -> bool:
+        """Whether something is recorded that was not asked for."""
 
     async def begin_anew(self) -> None:
         """Wait for what is recorded, before something that is not is begun on an event loop."""
@@ -68,6 +76,10 @@ class Outside(NamedTuple):
     file: File
     stop_keys: tuple[str, ...] = ()
 
+    def on_loop(self) -> OnLoop:
+        """The running event loop."""
+        return self.file.on_loop()
+
     def check(self) -> None:
         """It has no run that might stop."""
 
@@ -77,6 +89,11 @@ class Outside(NamedTuple):
     def explain(self, error: Exception) -> BaseException:
         """The error itself."""
         return error
+
+    @property
+    def replaying(self) -> bool:
+        """It has no records."""
+        return False
 
     async def begin_anew(self) -> None:
         """It has no records."""
@@ -101,7 +118,7 @@ class Command(Protocol):
     def perform(self, actor: Actor) -> Any:
         """Do it on the calling thread."""
 
-    async def perform_async(self, actor: Actor) -> Any:
+    def perform_async(self, actor: Actor) -> Awaitable[Any]:
         """Do it for the calling task, while the event loop goes on."""
 
 
@@ -126,21 +143,27 @@ class Write(Generic[T]):
 
     async def perform_async(self, actor: Actor) -> Written[T]:
         """As `perform`; a cancellation waits until the file has answered."""
-        database, on_loop = actor.file.database, actor.file.on_loop()
-        await on_loop.take_turn()
-        signal = on_loop.signal()
+        file, fn = actor.file, self.fn
+        on_loop = actor.on_loop()
+        if (turn := on_loop.take_turn()) is not None:
+            await turn
         cancelled = dict(actor.cancelled)
-
-        def write(tx: Tx) -> T:
-            actor.record_cancelled(tx, cancelled)
-            return self.fn(tx)
-
+        if cancelled:
+            fn = partial(_write_with_cancelled, actor, cancelled, fn)
+        signal = on_loop.signal()
         try:
-            result = database.write_later(self.label, write if cancelled else self.fn, signal.give)
+            result = file.database.write_later(self.label, fn, signal.give)
         except EngineClosed as error:
             raise actor.explain(error) from None
         interrupted = await signal.wait_through()
         return Written(actor, self.label, result, interrupted, cancelled)
+
+
+def _write_with_cancelled(
+    actor: Actor, cancelled: dict[Place, str], fn: Callable[[Tx], T], tx: Tx
+) -> T:
+    actor.record_cancelled(tx, cancelled)
+    return fn(tx)
 
 
 class Written(NamedTuple, Generic[T]):
@@ -183,7 +206,9 @@ class Read(Generic[T]):
 
     async def perform_async(self, actor: Actor) -> T:
         """As `perform`: a look waits for nobody, not even for those who write."""
-        await actor.file.on_loop().take_turn()
+        on_loop = actor.on_loop()
+        if (turn := on_loop.take_turn()) is not None:
+            await turn
         return self.perform(actor)
 
 
@@ -202,7 +227,7 @@ class Listen:
     async def perform_async(self, actor: Actor) -> AsyncListener:
         """A listener for the calling task."""
         file = actor.file
-        return file.waiting.listen_on(file.on_loop(), *self.keys, *actor.stop_keys)
+        return file.waiting.listen_on(actor.on_loop(), *self.keys, *actor.stop_keys)
 
 
 class Wait:
@@ -275,18 +300,19 @@ class Call:
             return run_on_loop(self.scope, self.step, self._await)
         return run_in_step(self.scope, self.step, self.fn)
 
-    async def perform_async(self, actor: Actor) -> Any:
+    def perform_async(self, actor: Actor) -> Awaitable[Any]:
         """As `perform`; a plain function runs on a thread meanwhile."""
         if self.spec.is_async:
-            return await self._await()
+            return self._await()
         host, name = self.scope.host, f"durable {self.scope.run.id} step {self.step.place}"
-        return await host.on_loop().run_beside(
+        return self.scope.on_loop().run_beside(
             partial(host.spawn, name), partial(run_in_step, self.scope, self.step, self.fn)
         )
 
     async def _await(self) -> Any:
         """What the coroutine returns, in time."""
-        task = asyncio.current_task()
+        on_loop = self.scope.run.loop  # asyncio would take a system call to find it
+        task = asyncio.current_task(None if on_loop is None else on_loop.loop)
         assert task is not None
         asked = task.cancelling()
         try:
@@ -359,7 +385,7 @@ class Spawn:
 
     async def perform_async(self, actor: Actor) -> None:
         """Drive it in a task of its own."""
-        task = begin_task(actor.file.on_loop(), drive_async(self.begin(), self.scope))
+        task = begin_task(actor.on_loop(), drive_async(self.begin(), self.scope))
         self.scope.run.beside.add(task)
         task.add_done_callback(self.scope.run.beside.discard)
 
@@ -383,9 +409,12 @@ def drive(flow: Flow[T], actor: Actor) -> T:
     """What the flow returns, when all that it asks for is done on the calling thread."""
     try:
         command = next(flow)
+        begun = False
         while True:
             try:
-                actor.begin()
+                if not begun:
+                    begun = True
+                    actor.begin()
                 answer = command.perform(actor)
             except BaseException as error:
                 command = flow.throw(error)
@@ -411,8 +440,9 @@ async def drive_async(flow: Flow[T], actor: Actor) -> T:
             try:
                 if not begun:
                     begun = True
-                    await actor.begin_anew()
-                actor.begin()
+                    if actor.replaying:
+                        await actor.begin_anew()
+                    actor.begin()
                 if isinstance(command, Write):
                     written = await command.perform_async(actor)
                     interrupted = written.interrupted or interrupted
@@ -455,7 +485,7 @@ async def perform_in(scope: Scope, call: Callable[[Scope], Flow[T]]) -> T:
     is recorded with what the workflow does next, and a replay waits to be cancelled again. A run
     that is stopped sees it as a cancellation, too.
     """
-    place = Place(scope.lane, scope.number + 1)
+    number = scope.number
     try:
         return await drive_async(call(scope), scope)
     except WasCancelled:
@@ -466,7 +496,7 @@ async def perform_in(scope: Scope, call: Callable[[Scope], Flow[T]]) -> T:
         raise asyncio.CancelledError(*error.args) from None
     except asyncio.CancelledError:
         if not scope.run.stopping:
-            scope.run.cancelled[place] = scope.name
+            scope.run.cancelled[Place(scope.lane, number + 1)] = scope.name
         raise
 
 

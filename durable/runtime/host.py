@@ -98,8 +98,13 @@ class Host(File):
         """Run `target` on a thread that `close` waits for; an error in it is logged, not lost."""
         self.threads.run(name, target, background=background)
 
+    def spawn_next(self, name: str, target: Callable[[], None]) -> None:
+        """As `spawn`; on the calling thread, if that is one of these, once it has returned."""
+        if not self.threads.run_next(name, target):
+            self.spawn(name, target)
+
     def _failed(self, name: str, error: Exception) -> None:
-        """What ran on that thread raised the error."""
+        """What ran on a thread raised the error."""
         if isinstance(error, EngineClosed):
             return  # what it wanted to do is done by the next engine
         self.hooks.errors.append(error)

@@ -26,19 +26,23 @@ class OnLoop:
         self._begun = 0
         self._turns: deque[asyncio.Future[None]] = deque()
 
-    async def take_turn(self) -> None:
-        """Let the loop look after its other tasks first, if many have had their turn by now.
+    def take_turn(self) -> asyncio.Future[None] | None:
+        """What to await first, if many have had their turn by now; None to go on at once.
 
-        For what takes its time on the loop: a thousand coroutines may want it at once.
+        For what takes its time on the loop: a thousand coroutines may want it at once, and the loop
+        is to look after its other tasks meanwhile.
         """
-        if self._begun >= ACTIONS_AT_ONCE:
+        if self._begun == ACTIONS_AT_ONCE:
             turn = self.loop.create_future()
             self._turns.append(turn)
-            await turn
-            return
-        if not self._begun:
-            self.loop.call_soon(self._begin_turns)
+            return turn
+        self._count_turn()
+        return None
+
+    def _count_turn(self) -> None:
         self._begun += 1
+        if self._begun == ACTIONS_AT_ONCE:
+            self.loop.call_soon(self._begin_turns)
 
     def _begin_turns(self) -> None:
         """The loop has looked after its other tasks: now some of those that wait."""
@@ -47,9 +51,7 @@ class OnLoop:
             turn = self._turns.popleft()
             if not turn.done():  # cancelled
                 turn.set_result(None)
-                self._begun += 1
-        if self._begun:
-            self.loop.call_soon(self._begin_turns)
+                self._count_turn()
 
     def post(self, action: Callable[[], None]) -> None:
         """Have `action`, which must be quick and not raise, called on the loop soon."""
@@ -97,6 +99,8 @@ class OnLoop:
 class Signal:
     """Given once, by any thread; waited for by one coroutine."""
 
+    __slots__ = ("_future", "_given", "_on_loop")
+
     def __init__(self, on_loop: OnLoop) -> None:
         self._on_loop = on_loop
         self._given = False
@@ -121,8 +125,9 @@ class Signal:
         """Wait until it is given, also if the task is cancelled meanwhile: then say so."""
         interrupted = None
         while not self._given:
+            self._future = self._on_loop.loop.create_future()
             try:
-                await self.wait()
+                await self._future
             except asyncio.CancelledError as error:
                 interrupted = error
         return interrupted

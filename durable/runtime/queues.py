@@ -16,16 +16,17 @@ from functools import partial
 from typing import NamedTuple
 
 from durable.errors import DurableError, EngineClosed, QueueNotFound
+from durable.records import Status
 from durable.runtime import execution, recovery
 from durable.runtime.host import Host, log
 from durable.runtime.registry import registry
 from durable.runtime.runs import Run
 from durable.runtime.timers import Timer
 from durable.store import queues, steps, workflows
-from durable.store.queues import Limits, QueueRow, Waiting
+from durable.store.queues import STARTED_ONCE, Limits, QueueRow, Room, Waiting
 from durable.store.steps import Place, Record
 from durable.store.tx import Tx
-from durable.store.workflows import NewWorkflow, State, queue_key
+from durable.store.workflows import NewWorkflow, Queued, State, queue_key
 
 # So many are started, or become due, in one transaction at most: others want to write as well.
 BATCH = 100
@@ -103,13 +104,17 @@ class _Taking:
             self._window = queues.window(tx, queue.name, per=self._limits.rate_per, now=now)
         self.taken = Taken(queue.name, host.cancels)
 
-    def take(self, partition: str | None) -> None:
-        """Start what may start in the partition, up to BATCH."""
-        counts = self._counts(partition)
+    def take(self, partition: str | None, running: int | None = None) -> None:
+        """Start what may start in the partition, where so many are running, up to BATCH."""
+        counts = self._counts(partition, running)
         allowed = may_start(self._limits, counts, self._now)
         if allowed == FULL:
             return
         wanted = BATCH if allowed.number is None else min(allowed.number, BATCH)
+        if self._limits.rate_limit is None:
+            started = self._start_first(partition, wanted)
+            self.taken.more |= started == wanted != allowed.number
+            return
         # One more than may start: whether anything is left decides whether to look again.
         found = queues.waiting(self._tx, self._queue.name, partition, limit=wanted + 1)
         for each in found[:wanted]:
@@ -159,22 +164,47 @@ class _Taking:
             found += [] if last is None else [last]
         return found
 
-    def _counts(self, partition: str | None) -> Counts:
-        running, most = 0, self._limits.concurrency
-        if most is not None:
+    def _counts(self, partition: str | None, running: int | None = None) -> Counts:
+        most = self._limits.concurrency
+        if most is None:
+            running = 0
+        elif running is None:
             running = queues.running(self._tx, self._queue.name, partition, most=most)
         return Counts(running, self._window.started, self._window.oldest_at)
 
+    def _start_first(self, partition: str | None, wanted: int) -> int:
+        """Start so many that wait; how many there were."""
+        states = queues.start_first(
+            self._tx,
+            self._queue.name,
+            partition,
+            limit=wanted,
+            holder=self._host.session,
+            version=self._host.version,
+            now=self._now,
+        )
+        for state in states:
+            self._note(state)
+        return len(states)
+
     def _start(self, waiting: Waiting) -> None:
-        tx, host, now = self._tx, self._host, self._now
-        state = queues.start(tx, waiting.seq, holder=host.session, version=host.version, now=now)
+        host, now = self._host, self._now
+        state = queues.start(
+            self._tx, waiting.seq, holder=host.session, version=host.version, now=now
+        )
+        if self._limits.rate_per is not None:
+            self._count_start()
+        self._note(state)
+
+    def _note(self, state: State) -> None:
+        """It has been started, and begins after the commit."""
+        tx, now = self._tx, self._now
         spec = registry.workflow(state.name)
         if state.timeout is None and spec is not None and spec.timeout is not None:
             queues.set_timeout(tx, state, spec.timeout, now=now)
             state = state._replace(timeout=spec.timeout, deadline_at=now + spec.timeout)
-        if self._limits.rate_per is not None:
-            self._count_start()
-        self.taken.runs.append((state, steps.load(tx, state.seq)))
+        records = steps.load(tx, state.seq) if queues.has_records(state) else {}
+        self.taken.runs.append((state, records))
 
     def _count_start(self) -> None:
         window, now = self._window, self._now
@@ -182,6 +212,31 @@ class _Taking:
         queues.note_start(self._tx, self._queue.name, number, now=now)
         oldest_at = now if window.oldest_at is None else window.oldest_at
         self._window = queues.Window(window.started + 1, oldest_at, number)
+
+
+def _started(new: NewWorkflow, queued: Queued, seq: int, holder: int | None, now: float) -> State:
+    """The new run as the file has it."""
+    return State(
+        status=Status.PENDING,
+        seq=seq,
+        id=new.id,
+        name=new.name,
+        input=new.input,
+        epoch=STARTED_ONCE,
+        holder=holder,
+        recoveries=0,
+        progress=0,
+        waits_for=None,
+        wake_at=None,
+        timeout=new.timeout,
+        deadline_at=None if new.timeout is None else now + new.timeout,
+        parent_id=new.parent_id,
+        reason=None,
+        seed=new.id,
+        queue=queued.queue,
+        partition=queued.partition,
+        dedup=queued.dedup,
+    )
 
 
 # ---------------------------------------------------------------------- the queues of an engine
@@ -200,7 +255,7 @@ class _Slot:
         self.taken = self.owner.take(tx, self.queue, self.partition, now=now)
 
     def handed_over(self) -> None:
-        self.owner.begin(self.taken)
+        self.owner.begin(self.taken, on_this_thread=True)
 
     def abandoned(self, run: Run) -> None:
         self.owner.free_later(run)
@@ -236,30 +291,47 @@ class Queues:
 
     def add(self, tx: Tx, new: NewWorkflow, *, now: float) -> Taken | None:
         """Put the new run in its queue, and take what may start now; None if the id exists."""
-        queue, queued = queues.add(tx, new, now=now), new.queued
-        if queue is None or queued is None:
+        queued = new.queued
+        assert queued is not None
+        room = queues.look(tx, queued.queue, queued.partition)
+        queue, taken = room.queue, Taken(queued.queue, self._host.cancels)
+        starts = self._may_start_at_once(room, queued)
+        holder = self._host.session if starts else None
+        seq = queues.add(tx, new, now=now, queue=queue, holder=holder)
+        if seq is None:
             return None
-        if queued.delay:
+        if starts:
+            taken.runs.append((_started(new, queued, seq, holder, now), {}))
+        elif queued.delay:
             tx.touch(queue_key(queue.name))  # its turn sets a timer
-            return Taken(queue.name, self._host.cancels)
-        return self._take(tx, queue, queued.partition, now)
+        else:
+            return self._take(tx, room._replace(anybody_waits=True), queued.partition, now)
+        return taken
+
+    def _may_start_at_once(self, room: Room, queued: Queued) -> bool:
+        """Whether a new run need not wait: there is room, and nobody is before it."""
+        limits = room.queue.limits
+        if room.anybody_waits or queued.delay or self._host.stopping:
+            return False
+        return limits.rate_limit is None and may_start(limits, Counts(room.running), 0) != FULL
 
     def take(self, tx: Tx, name: str, partition: str | None, *, now: float) -> Taken:
         """Start what may start in the partition."""
         try:
-            queue = queues.find(tx, name)
+            room = queues.look(tx, name, partition)
         except QueueNotFound:
             return Taken(name, self._host.cancels)  # somebody deleted its row
-        return self._take(tx, queue, partition, now)
+        return self._take(tx, room, partition, now)
 
-    def _take(self, tx: Tx, queue: QueueRow, partition: str | None, now: float) -> Taken:
-        if self._host.stopping:
+    def _take(self, tx: Tx, room: Room, partition: str | None, now: float) -> Taken:
+        queue = room.queue
+        if self._host.stopping or not room.anybody_waits:
             return Taken(queue.name, self._host.cancels)
         if partition is not None and queue.limits.rate_limit is not None:
             tx.touch(queue_key(queue.name))  # its turn looks at all partitions
             return Taken(queue.name, self._host.cancels)
         taking = _Taking(tx, self._host, queue, now)
-        taking.take(partition)
+        taking.take(partition, room.running)
         return taking.taken
 
     # ------------------------------------------------------------------ after the commit
@@ -274,12 +346,15 @@ class Queues:
                 raise
             self.notice_all(waiting)
 
-    def begin(self, taken: Taken | None) -> None:
-        """Let what was taken begin; to be called once that is committed."""
+    def begin(self, taken: Taken | None, *, on_this_thread: bool = False) -> None:
+        """Let what was taken begin; to be called once that is committed.
+
+        One of it `on_this_thread`, which has nothing to do but to return.
+        """
         if taken is None:
             return
         for state, records in taken.runs:
-            self._begin_one(state, records, taken.cancels)
+            self._begin_one(state, records, taken.cancels, on_this_thread)
         if taken.again_at is not None:
             self._host.runs.hold(f"queue {taken.queue!r}", "waits for its rate")
             self._look_again(taken.queue, taken.again_at)
@@ -288,7 +363,9 @@ class Queues:
         if taken.looked_until is not None:
             self.notice(taken.queue, taken.looked_until)
 
-    def _begin_one(self, state: State, records: dict[Place, Record], cancels: int) -> None:
+    def _begin_one(
+        self, state: State, records: dict[Place, Record], cancels: int, on_this_thread: bool
+    ) -> None:
         host = self._host
         try:
             spec = registry.workflow(state.name)
@@ -301,7 +378,7 @@ class Queues:
                 host.runs.add(run)
                 if host.cancels != cancels and not self._is_current(run):
                     run.stop()  # cancelled before we had it
-                execution.launch(host, run)
+                execution.launch(host, run, on_this_thread=on_this_thread)
             except BaseException:
                 host.runs.remove(run)
                 host.runs.cannot_begin(run.id)

@@ -273,6 +273,7 @@ def make_run(
         timeout=state.timeout,
         records=records,
         slot=slot,
+        fate=host.fates.of(state.id),
     )
 
 

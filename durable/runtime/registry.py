@@ -36,6 +36,8 @@ class WorkflowSpec:
     aliases: tuple[str, ...] = ()
     step: StepSpec | None = None
     signature: inspect.Signature = field(init=False)
+    plain_counts: range = field(init=False)
+    """How many arguments by position, and none by name, the function is known to take."""
 
     def __post_init__(self) -> None:
         signature = inspect.signature(self.fn)
@@ -43,6 +45,7 @@ class WorkflowSpec:
             own = list(signature.parameters.values())[1:]
             signature = signature.replace(parameters=own)
         self.signature = signature
+        self.plain_counts = _plain_counts(signature)
 
     @cached_property
     def is_async(self) -> bool:
@@ -53,6 +56,15 @@ class WorkflowSpec:
     def is_bound(self) -> bool:
         """Whether its first argument is an instance or a class."""
         return self.kind in ("class", "instance")
+
+
+def _plain_counts(signature: inspect.Signature) -> range:
+    plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = signature.parameters.values()
+    if any(each.kind not in plain for each in parameters):
+        return range(0)
+    required = sum(each.default is inspect.Parameter.empty for each in parameters)
+    return range(required, len(parameters) + 1)
 
 
 @dataclass(eq=False, repr=False)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 from durable.clock import Clock
+from durable.runtime.fates import Fate
 from durable.runtime.loops import OnLoop
 from durable.runtime.registry import WorkflowSpec
 from durable.store.steps import Place, Record
@@ -75,6 +76,8 @@ class Run:
     """What runs that body; other tasks of the run are in `beside`."""
     slot: Slot | None = None
     """What it holds in a queue, if it is of one."""
+    fate: Fate | None = None
+    """Where those look who wait for its end in this process, if there may be any."""
     thread: int | None = field(default_factory=threading.get_ident)
     """The thread that runs it, or is about to have it run; None once it has one of its own."""
 

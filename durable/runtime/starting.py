@@ -20,6 +20,7 @@ from durable.runtime import execution, recovery
 from durable.runtime.checkpoint import error_outcome, settle, value_outcome
 from durable.runtime.children import result
 from durable.runtime.context import Scope
+from durable.runtime.fates import Fate
 from durable.runtime.file import File
 from durable.runtime.flows import Flow, Read, Write, actor, drive
 from durable.runtime.host import Host
@@ -111,37 +112,40 @@ class Begun(NamedTuple):
     id: str
     run: Run | None
     enqueued: bool = False
+    fate: Fate | None = None
 
 
-def start(host: Host, scope: Scope | None, invocation: Invocation) -> Flow[str]:
-    """The id of the workflow, which runs in the background; as a child if there is a scope.
+def start(host: Host, scope: Scope | None, invocation: Invocation) -> Flow[Fate]:
+    """The fate of the workflow, which runs in the background; as a child if there is a scope.
 
     An id that exists attaches to that run. WorkflowConflict if another workflow has it.
     """
     begun = yield from _begin(host, scope, invocation)
+    fate = begun.fate or host.fates.expect(begun.id)
     if begun.run is not None:
+        begun.run.fate = fate
         execution.launch(host, begun.run)
-    return begun.id
+    return fate
 
 
 def start_many(
     host: Host, scope: Scope | None, invocations: Iterable[Invocation]
-) -> Flow[list[str]]:
-    """The ids of workflows that now wait in a queue; outside workflows, MANY share a commit."""
-    ids: list[str] = []
+) -> Flow[list[Fate]]:
+    """The fates of workflows that are in a queue now; outside workflows, MANY share a commit."""
+    fates: list[Fate] = []
     if scope is not None:
         for each in invocations:
-            ids.append((yield from start(host, scope, each)))
-        return ids
+            fates.append((yield from start(host, scope, each)))
+        return fates
     rest = iter(invocations)
     while some := list(islice(rest, MANY)):
         host.check_open()
         news = [_new(host, each, _input(host, each), host.new_id(), None) for each in some]
         if some[0].options.id is not None or some[0].options.dedup is not None:
             raise InvalidArgument("one id or dedup cannot be that of many: enqueue one by one")
+        fates += [host.fates.expect(new.id) for new in news]
         yield from _enqueue(host, *news)
-        ids += [new.id for new in news]
-    return ids
+    return fates
 
 
 def run_here(host: Host, scope: Scope | None, invocation: Invocation) -> Any:
@@ -165,8 +169,8 @@ def run_here(host: Host, scope: Scope | None, invocation: Invocation) -> Any:
 
 def run_in_background(host: Host, scope: Scope | None, invocation: Invocation) -> Flow[Any]:
     """What the workflow returns, or raise what it raises; the caller only waits."""
-    workflow_id = yield from start(host, scope, invocation)
-    return (yield from result(host, scope, workflow_id, None))
+    fate = yield from start(host, scope, invocation)
+    return (yield from result(host, scope, fate.workflow_id, None))
 
 
 def _begin(host: Host, scope: Scope | None, invocation: Invocation) -> Flow[Begun]:
@@ -223,7 +227,7 @@ def _begin_child(scope: Scope, invocation: Invocation, text: str) -> Flow[Begun]
 
 def _enqueue(host: Host, *news: workflows.NewWorkflow) -> Flow[Begun]:
     """The first of them; all wait in one queue now."""
-    first = news[0]
+    first, fate = news[0], host.fates.expect(news[0].id)
     assert first.queued is not None and host.queues is not None
     try:
         added = yield Write(
@@ -234,13 +238,14 @@ def _enqueue(host: Host, *news: workflows.NewWorkflow) -> Flow[Begun]:
     except _INTERRUPTS:
         host.queues.rescue(first.queued.queue)
         raise
-    return Begun(first.id, None, enqueued=added[0] is not None)
+    return Begun(first.id, None, enqueued=added[0] is not None, fate=fate)
 
 
 def _enqueue_child(
     scope: Scope, new: workflows.NewWorkflow, place: Place, name: str
 ) -> Flow[Begun]:
     host, parent, now = scope.host, scope.run, scope.host.clock.now()
+    fate = host.fates.expect(new.id)
     assert new.queued is not None and host.queues is not None
 
     def write(tx: Tx) -> tuple[Outcome, Any]:
@@ -263,7 +268,7 @@ def _enqueue_child(
         host.queues.rescue(new.queued.queue)
         raise
     settle(outcome, host.codec)
-    return Begun(new.id, None, enqueued=taken is not None)
+    return Begun(new.id, None, enqueued=taken is not None, fate=fate)
 
 
 def _add(tx: Tx, host: Host, new: workflows.NewWorkflow) -> Any:
@@ -350,6 +355,8 @@ def prepare(host: Host, invocation: Invocation, new_id: str) -> workflows.NewWor
 def _check_arguments(invocation: Invocation) -> None:
     spec = invocation.spec
     bound = (invocation.bound_to,) if spec.is_bound else ()
+    if not invocation.kwargs and len(bound) + len(invocation.args) in spec.plain_counts:
+        return  # to bind them takes twenty times as long
     try:
         spec.signature.bind(*bound, *invocation.args, **invocation.kwargs)
     except TypeError as error:

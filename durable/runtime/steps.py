@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from durable.codec import encode_error, error_is_exact
@@ -15,11 +16,12 @@ from durable.runtime.flows import Call, Flow, Pause, Write, carried
 from durable.runtime.registry import StepSpec
 from durable.store import steps, streams, workflows
 from durable.store.faults import is_of_the_file
-from durable.store.steps import VALUE, Outcome, Place, Record
+from durable.store.steps import VALUE, Outcome
 from durable.store.streams import Try
 from durable.store.tx import Tx
 
 Body = Callable[..., Any]
+"""A function that has its arguments; that of a transaction takes the cursor."""
 
 
 class _BodyFailed(Exception):
@@ -32,13 +34,31 @@ class _BodyFailed(Exception):
 def call(scope: Scope, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Flow[Any]:
     """What the step returns, recorded at the next place of the scope."""
     place, record = scope.next(spec.name)
-    if record is not None and record.outcome is not None:
-        return settle(record.outcome, scope.host.codec)
+    host = scope.host
+    attempt = 1
+    if record is not None:
+        if record.outcome is not None:
+            return settle(record.outcome, host.codec)
+        attempt = record.attempt + 1
+        yield Pause(record.until_at or 0.0)
     body = _body(spec, scope, args, kwargs)
-    outcome, live = yield from _step(scope, spec, place, record, body)
-    if live is not None and error_is_exact(outcome.text or ""):
-        raise carried(live)
-    return settle(outcome, scope.host.codec)
+    try_once = _try_transaction if spec.transaction else _try_body
+    while True:
+        step = StepCall(place, spec.name, attempt, host.clock.now())
+        text, error = yield from try_once(scope, spec, step, body)
+        if error is None:
+            return host.codec.decode(text)
+        wait = _pause_after(scope, spec, step, error)
+        if wait is None:
+            failed = error_outcome(error)
+            yield _record(scope, step, failed, host.clock.now())
+            if error_is_exact(failed.text or ""):
+                raise carried(error)
+            return settle(failed, host.codec)
+        until = host.clock.now() + wait
+        yield from _postpone(scope, step, until, error)
+        yield Pause(until)
+        attempt += 1
 
 
 def call_plainly(
@@ -62,115 +82,94 @@ def call_plainly(
 def _body(
     spec: StepSpec, scope: Scope | None, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Body:
-    """The function with its arguments; a transaction's cursor is still to come, before them."""
-    replacement = None if scope is None else scope.host.hooks.replacements.get(spec.name)
-    if replacement is not None:
-        return lambda *cursor: replacement(*args, **kwargs)
-    return lambda *cursor: spec.fn(*cursor, *args, **kwargs)
+    """The function, or what a test has put in its place, with its arguments."""
+    fn = spec.fn
+    if scope is not None and spec.name in scope.host.hooks.replacements:
+        fn = scope.host.hooks.replacements[spec.name]
+        if spec.transaction:
+            return lambda cursor: fn(*args, **kwargs)
+    if spec.transaction:
+        return lambda cursor: fn(cursor, *args, **kwargs)
+    return partial(fn, *args, **kwargs)
 
 
-# ---------------------------------------------------------------------- the flow
-
-
-def _step(
-    scope: Scope, spec: StepSpec, place: Place, record: Record | None, body: Body
-) -> Flow[tuple[Outcome, Exception | None]]:
-    """How the step ended, which was undecided, and the very exception if it raised one."""
-    attempt = 1
-    if record is not None:
-        attempt = record.attempt + 1
-        yield Pause(record.until_at or 0.0)
-    try_once = _try_transaction if spec.transaction else _try_body
-    while True:
-        started_at = scope.host.clock.now()
-        step = StepCall(place, spec.name, attempt)
-        outcome, error = yield from try_once(scope, spec, step, body, started_at)
-        if outcome is not None:
-            return outcome, None
-        assert error is not None
-        wait = None
-        if spec.retry is not None and not isinstance(error, SerializationError):
-            luck = random.Random(f"{scope.run.seed} {place} {attempt}")
-            wait = spec.retry.pause_after(attempt, error, luck)
-        if wait is None:
-            failed = error_outcome(error)
-            yield _record(scope, step, failed, started_at, scope.host.clock.now())
-            return failed, error
-        until = scope.host.clock.now() + wait
-        yield from _postpone(scope, step, started_at, until, error)
-        yield Pause(until)
-        attempt += 1
+# ---------------------------------------------------------------------- one try
+#
+# Each gives the recorded text of what the step returned, or else the error that the try ended in.
 
 
 def _try_body(
-    scope: Scope, spec: StepSpec, step: StepCall, body: Body, started_at: float
-) -> Flow[tuple[Outcome | None, Exception | None]]:
-    """The recorded outcome of one try, or the error that it ended in."""
+    scope: Scope, spec: StepSpec, step: StepCall, body: Body
+) -> Flow[tuple[str, Exception | None]]:
     try:
         value = yield Call(scope, spec, step, body)
         now = scope.host.clock.now()
-        _check_time(spec, now - started_at)
-        outcome = _encode(scope, step, value)
+        if spec.timeout is not None:
+            _check_time(spec, now - step.started_at)
+        text = _encode(scope, step, value)
     except Exception as error:
-        return None, error
-    yield _record(scope, step, outcome, started_at, now)
-    return outcome, None
+        return "", error
+    yield _record(scope, step, Outcome(VALUE, text), now)
+    return text, None
 
 
 def _try_transaction(
-    scope: Scope, spec: StepSpec, step: StepCall, body: Body, started_at: float
-) -> Flow[tuple[Outcome | None, Exception | None]]:
-    """As `_try_body`; the body and its checkpoint share one commit."""
+    scope: Scope, spec: StepSpec, step: StepCall, body: Body
+) -> Flow[tuple[str, Exception | None]]:
+    """The body and its checkpoint share one commit."""
 
-    def write(tx: Tx) -> Outcome:
+    def write(tx: Tx) -> str:
         workflows.guard(tx, *scope.run.key)
-        value = run_in_step(scope, step, lambda: _run_transaction(tx, spec, body))
+        value = run_in_step(scope, step, partial(_run_transaction, tx, spec, body))
         try:
-            outcome = _encode(scope, step, value)
+            text = _encode(scope, step, value)
         except SerializationError as error:
             raise _BodyFailed(error) from error
-        _decide(tx, scope, step, outcome, started_at, scope.host.clock.now())
-        return outcome
+        _decide(tx, scope, step, Outcome(VALUE, text), scope.host.clock.now())
+        return text
 
     try:
-        outcome: Outcome = yield Write(f"transaction {spec.name}", write)
+        text: str = yield Write(f"transaction {spec.name}", write)
     except _BodyFailed as failed:
-        return None, failed.error
-    return outcome, None
+        return "", failed.error
+    return text, None
 
 
-def _record(
-    scope: Scope, step: StepCall, outcome: Outcome, started_at: float, now: float
-) -> Write[None]:
+def _record(scope: Scope, step: StepCall, outcome: Outcome, now: float) -> Write[None]:
     """The command that records how the step ended."""
 
     def write(tx: Tx) -> None:
-        _decide(tx, scope, step, outcome, started_at, now)
+        _decide(tx, scope, step, outcome, now)
 
     return Write(f"step {step.name}", write)
 
 
-def _decide(
-    tx: Tx, scope: Scope, step: StepCall, outcome: Outcome, started_at: float, now: float
-) -> None:
+def _decide(tx: Tx, scope: Scope, step: StepCall, outcome: Outcome, now: float) -> None:
     """Record the outcome, and with a success show what this try wrote to streams."""
+    run, place, attempt = scope.run, step.place, step.attempt
     steps.decide(
         tx,
-        scope.run.key,
-        step.place,
+        run.key,
+        place,
         step.name,
         outcome,
-        started_at=started_at,
+        started_at=step.started_at,
         now=now,
-        attempt=step.attempt,
+        attempt=attempt,
     )
     if step.wrote_streams and outcome.kind == VALUE:
-        streams.publish(tx, scope.run.seq, Try(step.place, scope.run.epoch, step.attempt))
+        streams.publish(tx, run.seq, Try(place, run.epoch, attempt))
 
 
-def _postpone(
-    scope: Scope, step: StepCall, started_at: float, until: float, error: Exception
-) -> Flow[None]:
+def _pause_after(scope: Scope, spec: StepSpec, step: StepCall, error: Exception) -> float | None:
+    """How long to wait before the next try; None if that was the last one."""
+    if spec.retry is None or isinstance(error, SerializationError):
+        return None
+    luck = random.Random(f"{scope.run.seed} {step.place} {step.attempt}")
+    return spec.retry.pause_after(step.attempt, error, luck)
+
+
+def _postpone(scope: Scope, step: StepCall, until: float, error: Exception) -> Flow[None]:
     text = encode_error(error)
 
     def write(tx: Tx) -> None:
@@ -180,7 +179,7 @@ def _postpone(
             step.place,
             step.name,
             until_at=until,
-            started_at=started_at,
+            started_at=step.started_at,
             attempt=step.attempt,
             error=text,
         )
@@ -193,9 +192,9 @@ def _postpone(
 # ---------------------------------------------------------------------- the body
 
 
-def _encode(scope: Scope, step: StepCall, value: object) -> Outcome:
+def _encode(scope: Scope, step: StepCall, value: object) -> str:
     try:
-        return Outcome(VALUE, scope.host.codec.encode(value))
+        return scope.host.codec.encode(value)
     except SerializationError as error:
         what = f"the result of step {step.name!r} (number {step.place}) of {scope.run.id!r}"
         raise SerializationError(error.path, error.reason, what) from error
@@ -203,7 +202,8 @@ def _encode(scope: Scope, step: StepCall, value: object) -> Outcome:
 
 def _check_time(spec: StepSpec, elapsed: float) -> None:
     """A plain function cannot be stopped from outside: what comes too late counts as not come."""
-    if spec.timeout is not None and elapsed > spec.timeout and not spec.is_async:
+    assert spec.timeout is not None
+    if elapsed > spec.timeout and not spec.is_async:
         raise WaitTimeout(f"the result of step {spec.name!r}", spec.timeout)
 
 

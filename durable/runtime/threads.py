@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from contextvars import Context
 
-from durable.clock import Clock, SoloCondition, Thread
+from durable.clock import Bell, Clock, Thread
 
 # A thread that has nothing to do ends after this time, or at once if as many others wait.
 FREE_SECONDS = 1.0
@@ -35,6 +35,7 @@ class Threads:
         self._all: set[_Worker] = set()
         self._free: list[_Worker] = []
         self._closed = False
+        self._here = threading.local()
 
     def run(self, name: str, target: Callable[[], None], *, background: bool = False) -> None:
         """Run `target` on a thread that is called `name` meanwhile; `background` as in `Clock`."""
@@ -51,12 +52,23 @@ class Threads:
             self.forget(worker)
             raise
 
+    def run_next(self, name: str, target: Callable[[], None]) -> bool:
+        """Run `target` on the calling thread when what it runs now has returned.
+
+        False if it cannot: it is not one of these, or has something to run already.
+        """
+        worker: _Worker | None = getattr(self._here, "worker", None)
+        if worker is None or worker.task is not None or not self._clock.real:
+            return False
+        worker.task = (name, target)
+        return True
+
     def close(self, timeout: float) -> None:
         """Let all threads end, and wait `timeout` seconds at most for those that are stuck."""
         with self._mutex:
             self._closed = True
             for worker in self._free:
-                worker.wake()
+                worker.bell.ring()
             threads = [worker.thread for worker in self._all if worker.thread is not None]
         deadline = self._clock.now() + timeout
         for thread in threads:
@@ -65,22 +77,29 @@ class Threads:
 
     def wait_for_work(self, worker: _Worker) -> bool:
         """Whether there is more to do for the worker, which has done what it was given."""
+        if worker.task is not None:
+            return True
         with self._mutex:
-            if self._clock.real and not self._closed and len(self._free) < MOST_FREE:
-                # Made only now: ten thousand workflows that sleep keep their threads to themselves.
-                worker.condition = condition = SoloCondition(self._mutex)
+            rests = self._clock.real and not self._closed and len(self._free) < MOST_FREE
+            if rests:
                 self._free.append(worker)
-                deadline = self._clock.now() + FREE_SECONDS
-                self._clock.wait(
-                    condition, lambda: worker.task is not None or self._closed, deadline
-                )
-                worker.condition = None
-                if worker in self._free:
-                    self._free.remove(worker)
+        if rests:
+            worker.bell.wait(self._clock.now() + FREE_SECONDS)
+        with self._mutex:
+            if worker in self._free:
+                self._free.remove(worker)
             if worker.task is None:
                 self._all.discard(worker)
                 return False
             return True
+
+    def bell(self) -> Bell:
+        """What wakes a worker that is free."""
+        return self._clock.bell()
+
+    def enter(self, worker: _Worker) -> None:
+        """The calling thread is the worker's."""
+        self._here.worker = worker
 
     def forget(self, worker: _Worker) -> None:
         """The worker has not begun, or is about to end."""
@@ -91,28 +110,24 @@ class Threads:
 class _Worker:
     """One thread, and what it is to run next."""
 
-    __slots__ = ("_threads", "condition", "task", "thread")
+    __slots__ = ("_threads", "bell", "task", "thread")
 
     def __init__(self, threads: Threads, name: str, target: Callable[[], None]) -> None:
         self.task: tuple[str, Callable[[], None]] | None = (name, target)
-        self.condition: SoloCondition | None = None  # while it is free
+        self.bell = threads.bell()
         self.thread: Thread | None = None
         self._threads = threads
 
     def give(self, name: str, target: Callable[[], None]) -> None:
         """Have it run that; it is free, and the mutex held."""
-        self.wake()  # first: nothing is run for a caller who is interrupted in here
+        self.bell.ring()  # first: nothing is run for a caller who is interrupted in here
         self.task = (name, target)
-
-    def wake(self) -> None:
-        """Let it look whether there is something to do; the mutex is held."""
-        if self.condition is not None:
-            self.condition.notify()
 
     def work(self) -> None:
         """Run one thing after the other, each in a context that knows nothing of the last one."""
         # Whoever needed it first, it belongs to the engine.
         vars(threading.current_thread()).pop(STARTED_BY, None)
+        self._threads.enter(self)
         used = False  # the clock has given it its first name
         while self.task is not None:
             name, target = self.task
@@ -126,6 +141,8 @@ class _Worker:
                 self._threads.failed(name, error)
             except BaseException:
                 self._threads.forget(self)
+                if self.task is not None:
+                    self._threads.run(*self.task)
                 raise
             del target  # holds what the run held
             if not self._threads.wait_for_work(self):

@@ -13,7 +13,7 @@ from functools import partial
 from types import TracebackType
 from typing import Protocol, Self
 
-from durable.clock import LOOK_AGAIN, Clock, SoloCondition
+from durable.clock import LOOK_AGAIN, Clock
 from durable.runtime.loops import OnLoop
 from durable.store.database import Watch
 
@@ -82,13 +82,12 @@ class _Registered(ABC):
     One that polls has a `watch` of the file, which it closes at the end.
     """
 
-    __slots__ = ("_notified", "_waiting", "_watch", "keys")
+    __slots__ = ("_waiting", "_watch", "keys")
 
     def __init__(self, waiting: Waiting, keys: tuple[str, ...], watch: Watch | None) -> None:
         self.keys = keys
         self._waiting = waiting
         self._watch = watch
-        self._notified = False
 
     def __enter__(self) -> Self:
         self._waiting.add(self)
@@ -124,29 +123,19 @@ class _Registered(ABC):
 class Listener(_Registered):
     """One thread that waits for keys."""
 
-    __slots__ = ("_condition",)
+    __slots__ = ("_bell",)
 
     def __init__(self, waiting: Waiting, keys: tuple[str, ...], watch: Watch | None = None) -> None:
         super().__init__(waiting, keys, watch)
-        self._condition = SoloCondition(waiting.mutex)
+        self._bell = waiting.clock.bell()
 
     def wake(self) -> None:
         """Let `wait` return."""
-        self._notified = True
-        self._condition.notify()
+        self._bell.ring()
 
     def wait(self, deadline: float | None) -> bool:
         """Wait for a notification since the last call; False if the deadline came first."""
-        try:
-            with self._waiting.mutex:
-                notified = self._waiting.clock.wait(
-                    self._condition, lambda: self._notified, deadline
-                )
-                self._notified = False
-        except RuntimeError as error:
-            # The wait was interrupted while it took the lock back.
-            raise KeyboardInterrupt from error
-        return notified
+        return self._bell.wait(deadline)
 
 
 class AsyncListener(_Registered):
@@ -160,6 +149,7 @@ class AsyncListener(_Registered):
         watch: Watch | None = None,
     ) -> None:
         super().__init__(waiting, keys, watch)
+        self._notified = False
         self._loop = loop
         self._future: asyncio.Future[None] | None = None
 

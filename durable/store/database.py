@@ -95,7 +95,7 @@ class Database:
         self._queue: list[Request[Any]] = []
         self._leader: Request[Any] | None = None
         self._leading: int | None = None
-        self._untold: list[Request[Any]] = []
+        self._untold: list[list[str]] = []
         self.impatient = False
         self._closing = False
         self._dead = False
@@ -107,12 +107,14 @@ class Database:
         self._create = create
         self._uri = _uri(path, create)
         self._writer = cast(sqlite3.Connection, None)  # until it is open
+        self._tx = cast(Tx, None)
 
     def open(self) -> Self:
         """Open the file, and make or migrate it if this may; to be called once."""
         check_file(self.path, create=self._create)
         try:
             self._writer = self._connect()
+            self._tx = Tx(self._writer)
             self._prepare(self._create)
             _watch_forks()
             _opened.append(self)
@@ -129,21 +131,22 @@ class Database:
         `fn` may run on another thread, and again if a commit fails: it has no effect but on `tx`.
         `label` names the write for people and for tests that crash around it.
         """
-        self.check_process()
-        if self.observer is not None:
-            self.observer.before(label)
-        request = Request(label, fn, Tx(self._writer))
+        if self._inherited:
+            self.check_process()
+        observer = self.observer
+        if observer is not None:
+            observer.before(label)
+        request = Request(label, fn)
         try:
-            self._enter(request)
-            if request.condition is not None:
+            if not self._enter(request):
                 self._follow(request)
             if not request.done:
                 self._lead()
         except BaseException:
             self._abandon(request)
             raise
-        if self.observer is not None:
-            self.observer.after(label)
+        if observer is not None:
+            observer.after(label)
         return request.outcome()
 
     def write_later(
@@ -154,12 +157,15 @@ class Database:
         What this returns then gives the result of `fn`, or raises its error. `on_done` is quick,
         does not raise, and may be called twice.
         """
-        self.check_process()
+        if self._inherited:
+            self.check_process()
         if self.observer is not None:
             self.observer.before(label)
-        request = Later(label, fn, Tx(self._writer), on_done, self._writer_thread)
-        self._enter(request)
-        self._writer_thread.start()
+        writer = self._writer_thread
+        request = Later(label, fn, on_done, writer)
+        if self._enter(request):
+            writer.call()
+        writer.start()
         return request.outcome
 
     def read(self, fn: Callable[[Tx], T]) -> T:
@@ -195,8 +201,8 @@ class Database:
     # happened; and a caller that is interrupted says so (`gone`), so that those who wait for it to
     # lead, and look now and then, put another in its place.
 
-    def _enter(self, request: Request[Any]) -> None:
-        """Queue the request; its thread leads if no other does."""
+    def _enter(self, request: Request[Any]) -> bool:
+        """Queue the request; whether it leads, as no other does."""
         with self._mutex:
             if self._closing:
                 raise EngineClosed(f"{self.path} is closed")
@@ -205,36 +211,27 @@ class Database:
                     f"{request.label!r} was called in the body of a transaction: what it writes "
                     "would need a commit of its own; call it in the workflow, or in another step"
                 )
-            first = self._leader is None
+            leads = self._leader is None
             if isinstance(request, Later):
                 self._writer_thread.outstanding.add(request)
-            elif not first:
-                request.follow()
+            elif not leads:
+                request.bell = self._clock.bell()
             self._queue.append(request)
-            if first:
+            if leads:
                 self._leader = request
-                request.wake()
+            return leads
 
     def _follow(self, request: Request[Any]) -> None:
         """Wait until the request is done, or it is its thread's turn to lead."""
-        assert request.lock is not None and request.condition is not None
+        assert request.bell is not None
+        while not (request.done or self._leader is request):
+            if not request.bell.wait(self._clock.now() + LOOK_FOR_LEADER_SECONDS):
+                self._replace_leader()
 
-        def ready() -> bool:
-            return request.done or self._leader is request
-
-        while not ready():
-            look_again = self._clock.now() + LOOK_FOR_LEADER_SECONDS
-            try:
-                with request.lock:
-                    self._clock.wait(request.condition, ready, look_again)
-            except RuntimeError as error:
-                # Python's own Condition.wait, interrupted while it takes its lock back.
-                raise KeyboardInterrupt from error
-            self._replace_leader()
-
-    def _lead_for_others(self) -> None:
+    def _lead_for_others(self, late: bool) -> None:
         """A turn of the writer: lead, if it is the turn of a request without a thread."""
-        self._replace_leader()
+        if late:
+            self._replace_leader()
         leader = self._leader
         if isinstance(leader, Later):
             try:
@@ -243,9 +240,10 @@ class Database:
                 leader.error = error
                 leader.done = True
                 self._hand_over([leader])
-        for request in list(self._writer_thread.outstanding):  # a copy: others add to it
-            if request.done:
-                request.wake()
+        if late:
+            for request in list(self._writer_thread.outstanding):  # a copy: others add to it
+                if request.done:
+                    request.wake()
 
     def _lead(self) -> None:
         """Commit all that is queued, notify, and hand over to the first that came meanwhile."""
@@ -260,12 +258,12 @@ class Database:
             self.notify()
 
     def _hand_over(self, batch: list[Request[Any]]) -> None:
-        """Wake those that are done, and let the next one lead."""
+        """Let the next one lead, and wake those that are done."""
         with self._mutex:
-            for request in batch:
-                if request.done:
-                    request.wake()
             self._choose_leader()
+        for request in batch:
+            if request.done:
+                request.wake()
 
     def _choose_leader(self) -> None:
         """With the mutex held: the first that waits leads; if there is none, `close` is told."""
@@ -285,12 +283,13 @@ class Database:
 
     def notify(self) -> None:
         """Tell of the keys that commits have touched; some may be told twice, none is missed."""
-        if not self._untold:
+        untold = self._untold
+        if not untold:
             return
-        untold = list(self._untold)
-        self._on_commit([key for request in untold for key in request.tx.touched])
+        self._on_commit([key for keys in untold for key in keys])
+        told = set(map(id, untold))
         with self._mutex:
-            self._untold = [each for each in self._untold if each not in untold]
+            self._untold = [keys for keys in self._untold if id(keys) not in told]
 
     def _abandon(self, request: Request[Any]) -> None:
         """The request's thread was interrupted (Ctrl-C): nobody may wait for it to lead."""
@@ -305,17 +304,17 @@ class Database:
         one by one where the file itself refused them together.
         """
         committing = False
+        tx = self._tx
+        tx.touched = []
         try:
             self._begin()
-            for request in batch:
-                if careful:
-                    self._run_under_savepoint(request)
-                else:
-                    self._run(request, alone=len(batch) == 1)
+            self._run_all(batch, careful=careful)
             if self._dead:
                 raise EngineClosed(f"{self.path} was abandoned")
+            if self._signals and tx.touched:
+                self._leave_signals(tx.touched)
             committing = True
-            self._writer.execute("COMMIT")
+            tx.execute("COMMIT")
             self._mark_done(batch)
         except Exception as error:
             self._rollback()
@@ -325,7 +324,7 @@ class Database:
                 self._commit(batch, careful=True)
             else:
                 for request in batch:
-                    self._commit([request])
+                    self._commit([request], careful=True)
         except BaseException:
             # Ctrl-C on the leading thread. SQLite finishes a COMMIT that it began.
             if committing and not self._writer.in_transaction:
@@ -334,53 +333,70 @@ class Database:
                 self._rollback()
             raise
 
-    def _run(self, request: Request[Any], *, alone: bool) -> None:
-        try:
-            self._apply(request)
-        except Exception:
-            raise
-        except BaseException as error:
-            if alone or _is_ctrl_c(error):
-                raise  # of this thread, whose request it may be
-            raise NotTogether from error
+    def _run_all(self, batch: list[Request[Any]], *, careful: bool) -> None:
+        """Run the batch, and those that come meanwhile: they share the commit."""
+        if careful:
+            for request in batch:
+                self._run_under_savepoint(request)
+            return
+        if len(batch) == 1:
+            batch[0].run(self._tx)
+        else:
+            self._run_together(batch)
+        while len(self._queue) > len(batch):
+            known = set(map(id, batch))
+            with self._mutex:
+                more = [each for each in self._queue if not each.done and id(each) not in known]
+            if not more:
+                return
+            batch += more
+            self._run_together(more)
+
+    def _run_together(self, batch: list[Request[Any]]) -> None:
+        for request in batch:
+            try:
+                request.run(self._tx)
+            except Exception:
+                raise
+            except BaseException as error:
+                if _is_ctrl_c(error):
+                    raise  # of this thread, whose request it may be
+                raise NotTogether from error
 
     def _run_under_savepoint(self, request: Request[Any]) -> None:
-        self._writer.execute("SAVEPOINT request")
+        tx = self._tx
+        touched = len(tx.touched)
+        tx.execute("SAVEPOINT request")
         try:
-            self._apply(request)
+            request.run(tx)
         except sqlite3.Error:
             raise  # the whole transaction may be gone: each is tried alone
         except BaseException as error:
             if _is_ctrl_c(error):
                 raise
             request.error = self._explain(error)
-            request.tx.touched.clear()
-            self._writer.execute("ROLLBACK TO request")
-        self._writer.execute("RELEASE request")
+            del tx.touched[touched:]
+            tx.execute("ROLLBACK TO request")
+        tx.execute("RELEASE request")
 
-    def _apply(self, request: Request[Any]) -> None:
-        request.tx.touched.clear()
-        request.error = None
-        request.result = request.fn(request.tx)
-        if self._signals:
-            for key in request.tx.touched:
-                self._writer.execute(
-                    "INSERT OR REPLACE INTO durable_signal (key) VALUES (:key)", {"key": key}
-                )
+    def _leave_signals(self, keys: list[str]) -> None:
+        """Let the engine in another process know, as part of the commit."""
+        for key in dict.fromkeys(keys):
+            self._tx.execute(
+                "INSERT OR REPLACE INTO durable_signal (key) VALUES (:key)", {"key": key}
+            )
 
     def _mark_done(self, batch: list[Request[Any]]) -> None:
         """The batch is committed; may be called again for the same batch."""
-        touching = [request for request in batch if request.tx.touched]
-        if touching:
+        if self._tx.touched:
             with self._mutex:
-                self._untold = [*self._untold, *touching]
+                self._untold = [*self._untold, self._tx.touched]
         for request in batch:
             request.done = True
 
     def _fail(self, batch: list[Request[Any]], error: Exception) -> None:
         for request in batch:
             request.error = self._explain(error)
-            request.tx.touched.clear()
             request.done = True
 
     def _explain(self, error: BaseException) -> BaseException:
@@ -392,9 +408,11 @@ class Database:
         return explained
 
     def _begin(self) -> None:
-        self._rollback()  # an interrupted leader may have left its transaction open
+        writer = self._writer
+        if writer.in_transaction:  # an interrupted leader may have left its transaction open
+            self._rollback()
         try:
-            self._writer.execute("BEGIN IMMEDIATE")
+            writer.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
             if not is_busy(error):
                 raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from durable.errors import InvalidArgument, QueueNotFound
 from durable.store.tx import Tx
@@ -18,6 +18,9 @@ from durable.store.workflows import (
 
 DELAYED: Final = "durable.delayed"
 """The queue, without limits, of what has a delay and no queue."""
+
+# The epoch of a run of a queue that starts for the first time.
+STARTED_ONCE: Final = 2
 
 # Clocks count in floats: what a window's edge may be off by.
 EDGE = 0.001
@@ -40,6 +43,15 @@ class QueueRow(NamedTuple):
     partitioned: bool = False
 
 
+class Room(NamedTuple):
+    """A queue, and what there is in one partition of it."""
+
+    queue: QueueRow
+    running: int
+    """How many hold a slot; 0 where that does not matter."""
+    anybody_waits: bool
+
+
 class Waiting(NamedTuple):
     """A run that waits for its turn, and what decides whose turn it is."""
 
@@ -59,7 +71,42 @@ def find(tx: Tx, name: str) -> QueueRow:
     """The queue of that name; QueueNotFound, which lists those that there are."""
     row = tx.row("SELECT * FROM durable_queue WHERE name = :name", {"name": name})
     if row is None:
-        raise QueueNotFound(name, tuple(each for each in names(tx) if each != DELAYED))
+        raise _not_found(tx, name)
+    return _queue_of(row)
+
+
+def look(tx: Tx, name: str, partition: str | None) -> Room:
+    """The queue, and what there is in the partition; QueueNotFound as `find`.
+
+    In one statement, as each run of a queue needs it twice. A slot is held as `running` has it.
+    """
+    row = tx.row(
+        """
+        SELECT *,
+               iif(concurrency IS NULL, 0,
+                   (SELECT count(*)
+                      FROM durable_workflow
+                     WHERE queue = :name AND partition IS :partition AND status = 'PENDING'
+                       AND (holder IS NOT NULL OR reason IS NULL))) AS running,
+               EXISTS (SELECT 1
+                         FROM durable_workflow
+                        WHERE queue = :name AND partition IS :partition AND status = 'ENQUEUED')
+               AS anybody_waits
+          FROM durable_queue
+         WHERE name = :name
+        """,
+        {"name": name, "partition": partition},
+    )
+    if row is None:
+        raise _not_found(tx, name)
+    return Room(_queue_of(row), row["running"], bool(row["anybody_waits"]))
+
+
+def _not_found(tx: Tx, name: str) -> QueueNotFound:
+    return QueueNotFound(name, tuple(each for each in names(tx) if each != DELAYED))
+
+
+def _queue_of(row: Any) -> QueueRow:
     return QueueRow(
         name=row["name"],
         limits=Limits(
@@ -144,18 +191,25 @@ def change(tx: Tx, name: str, limits: Limits) -> None:
 # ---------------------------------------------------------------------- coming in
 
 
-def add(tx: Tx, new: NewWorkflow, *, now: float) -> QueueRow | None:
-    """The queue in which the new run waits; None if the id exists already: nothing was written.
+def add(
+    tx: Tx,
+    new: NewWorkflow,
+    *,
+    now: float,
+    queue: QueueRow | None = None,
+    holder: int | None = None,
+) -> int | None:
+    """The number of the new run, which waits in its queue; with a `holder`, it has started there.
 
-    QueueNotFound, Deduplicated, or InvalidArgument where the queue is none for such a run.
+    None if the id exists already: nothing was written. QueueNotFound, Deduplicated, or
+    InvalidArgument where the queue, if it was not looked up before, is none for such a run.
     """
     queued = new.queued
     assert queued is not None
-    queue = find(tx, queued.queue)
-    _check(queue, queued)
+    _check(queue or find(tx, queued.queue), queued)
     if queued.dedup is not None and not _exists(tx, new.id):
         refuse_duplicate(tx, queued.queue, queued.dedup)
-    return queue if _insert(tx, new, queued, now=now) else None
+    return _insert(tx, new, queued, now=now, holder=holder)
 
 
 def _check(queue: QueueRow, queued: Queued) -> None:
@@ -181,24 +235,39 @@ def _exists(tx: Tx, workflow_id: str) -> bool:
 
 
 def _insert(
-    tx: Tx, new: NewWorkflow, queued: Queued, *, now: float, debounce: str | None = None
-) -> bool:
-    """Whether the run was written: false if the id exists."""
+    tx: Tx,
+    new: NewWorkflow,
+    queued: Queued,
+    *,
+    now: float,
+    holder: int | None = None,
+    debounce: str | None = None,
+) -> int | None:
+    """The number of the run that was written: None if the id exists.
+
+    One that starts with that has the epoch of one that was started once.
+    """
+    status = "DELAYED" if queued.delay else "ENQUEUED" if holder is None else "PENDING"
     cursor = tx.execute(
         """
         INSERT INTO durable_workflow
-               (id, name, status, input, created_at, timeout, parent_id, seed, version, tags,
+               (id, name, status, input, epoch, holder, created_at, started_at, timeout,
+                deadline_at, parent_id, seed, version, tags,
                 queue, priority, dedup, partition, delay_until, debounce)
-        VALUES (:id, :name, :status, :input, :now, :timeout, :parent_id, :id, :version, :tags,
+        VALUES (:id, :name, :status, :input, :epoch, :holder, :now, :started_at, :timeout,
+                :started_at + :timeout, :parent_id, :id, :version, :tags,
                 :queue, :priority, :dedup, :partition, :now + :delay, :debounce)
             ON CONFLICT (id) DO NOTHING
         """,
         {
             "id": new.id,
             "name": new.name,
-            "status": "DELAYED" if queued.delay else "ENQUEUED",
+            "status": status,
             "input": new.input,
+            "epoch": 1 if holder is None else STARTED_ONCE,
+            "holder": holder,
             "now": now,
+            "started_at": None if holder is None else now,
             "timeout": new.timeout,
             "parent_id": new.parent_id,
             "version": new.version,
@@ -211,7 +280,7 @@ def _insert(
             "debounce": debounce,
         },
     )
-    return cursor.rowcount == 1
+    return cursor.lastrowid if cursor.rowcount else None
 
 
 # ---------------------------------------------------------------------- delays
@@ -260,7 +329,7 @@ def debounce(tx: Tx, new: NewWorkflow, key: str, *, max_wait: float | None, now:
     if coming is None:
         _let_go(tx, new.name, key)
         written = _insert(tx, new, queued, now=now, debounce=key)
-        assert written, "it has an id of its own"
+        assert written is not None, "it has an id of its own"
         coming = new.id
     tx.touch(queue_key(queued.queue))
     return coming
@@ -371,6 +440,53 @@ def start(tx: Tx, seq: int, *, holder: int, version: str | None, now: float) -> 
     )
     assert row is not None, "it was found in the same transaction"
     return state_of(row)
+
+
+def start_first(
+    tx: Tx,
+    queue: str,
+    partition: str | None,
+    *,
+    limit: int,
+    holder: int,
+    version: str | None,
+    now: float,
+) -> list[State]:
+    """The first that wait for their turn in the partition, which now are in the hands of `holder`.
+
+    In one statement what `waiting` and `start` do in two, and more.
+    """
+    rows = tx.rows(
+        """
+        UPDATE durable_workflow
+           SET status = 'PENDING', holder = :holder, epoch = epoch + 1, reason = NULL,
+               waits_for = NULL, wake_at = NULL, version = coalesce(version, :version),
+               started_at = coalesce(started_at, :now),
+               deadline_at = coalesce(deadline_at, :now + timeout)
+         WHERE seq IN (SELECT seq
+                         FROM durable_workflow
+                        WHERE queue = :queue AND partition IS :partition AND status = 'ENQUEUED'
+                        ORDER BY priority, seq
+                        LIMIT :limit)
+        RETURNING *
+        """,
+        {
+            "queue": queue,
+            "partition": partition,
+            "limit": limit,
+            "holder": holder,
+            "version": version,
+            "now": now,
+        },
+    )
+    if len(rows) > 1:  # SQLite returns them in no order
+        rows.sort(key=lambda row: Waiting(row["seq"], row["priority"]).turn)
+    return [state_of(row) for row in rows]
+
+
+def has_records(state: State) -> bool:
+    """Whether a run that has just been started may have recorded steps: not if it is its first."""
+    return state.epoch > STARTED_ONCE or state.seed != state.id
 
 
 def held(tx: Tx, queue: str, holder: int) -> list[State]:

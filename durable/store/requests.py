@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
-from durable.clock import Clock, SoloCondition, Thread
+from durable.clock import Bell, Clock, Thread
 from durable.store.tx import Tx
 
 T = TypeVar("T")
@@ -21,37 +21,32 @@ class NotTogether(Exception):
 class Request(Generic[T]):
     """One call of `write`, from its thread to the one that leads and back."""
 
-    __slots__ = ("condition", "done", "error", "fn", "gone", "label", "lock", "result", "tx")
+    __slots__ = ("bell", "done", "error", "fn", "gone", "label", "result")
 
-    def __init__(self, label: str, fn: Callable[[Tx], T], tx: Tx) -> None:
+    def __init__(self, label: str, fn: Callable[[Tx], T]) -> None:
         self.label = label
         self.fn = fn
-        self.tx = tx
         self.done = False
         self.gone = False
-        self.result: T | None = None
+        self.result: Any = None
         self.error: BaseException | None = None
-        # Both are made where another leads. It is the lock that is entered: a Ctrl-C inside of
-        # `__enter__` of a condition would leave it locked.
-        self.lock: threading.Lock | None = None
-        self.condition: SoloCondition | None = None
+        self.bell: Bell | None = None  # where another leads
 
-    def follow(self) -> None:
-        """Another leads: there will be something to wait for."""
-        self.lock = threading.Lock()
-        self.condition = SoloCondition(self.lock)
+    def run(self, tx: Tx) -> None:
+        """Call the function; what it raises is not caught here."""
+        self.error = None
+        self.result = self.fn(tx)
 
     def wake(self) -> None:
         """Let its thread look whether it is done, or whether it leads."""
-        if self.lock is not None and self.condition is not None:
-            with self.lock:
-                self.condition.notify()
+        if self.bell is not None:
+            self.bell.ring()
 
     def outcome(self) -> T:
         """What the function returned, or raise what it raised."""
         if self.error is not None:
             raise self.error
-        return cast(T, self.result)
+        return self.result  # type: ignore[no-any-return]
 
 
 class Later(Request[T]):
@@ -60,14 +55,9 @@ class Later(Request[T]):
     __slots__ = ("on_done", "writer")
 
     def __init__(
-        self,
-        label: str,
-        fn: Callable[[Tx], T],
-        tx: Tx,
-        on_done: Callable[[], None],
-        writer: Writer,
+        self, label: str, fn: Callable[[Tx], T], on_done: Callable[[], None], writer: Writer
     ) -> None:
-        super().__init__(label, fn, tx)
+        super().__init__(label, fn)
         self.on_done = on_done
         self.writer = writer
 
@@ -81,46 +71,45 @@ class Later(Request[T]):
 
 
 class Writer:
-    """A thread that leads for requests that have none; it is started by the first of them."""
+    """A thread that leads for requests that have none; it is started by the first of them.
 
-    def __init__(self, clock: Clock, turn: Callable[[], None]) -> None:
+    `turn` is what it does when it is called; it is told whether nobody has called, and there is
+    something outstanding: a leader that was interrupted on the main thread may have told nobody.
+    """
+
+    def __init__(self, clock: Clock, turn: Callable[[bool], None]) -> None:
         self.outstanding: set[Later[Any]] = set()
         self._clock = clock
         self._turn = turn
         self._mutex = threading.Lock()
-        self._condition = threading.Condition(self._mutex)
-        self._called = False
+        self._bell = clock.bell()
         self._ends = False
         self._thread: Thread | None = None
 
     def start(self) -> None:
         """Begin, unless it has begun."""
-        with self._mutex:
-            if self._thread is None:
-                self._thread = self._clock.spawn("durable writer", self._run)
+        if self._thread is None:
+            with self._mutex:
+                if self._thread is None:
+                    self._thread = self._clock.spawn("durable writer", self._run)
 
     def call(self) -> None:
         """Have it take a turn."""
-        with self._mutex:
-            self._called = True
-            self._condition.notify()
+        self._bell.ring()
 
     def end(self) -> None:
         """End the thread, once nothing is outstanding."""
         with self._mutex:
             self._ends = True
-            self._condition.notify()
             thread = self._thread
+        self._bell.ring()
         if thread is not None:
             thread.join()
 
     def _run(self) -> None:
         while True:
-            # A leader that was interrupted on the main thread may have told nobody.
             look_again = self._clock.now() + LOOK_FOR_LEADER_SECONDS if self.outstanding else None
-            with self._mutex:
-                self._clock.wait(self._condition, lambda: self._called or self._ends, look_again)
-                if self._ends:
-                    return
-                self._called = False
-            self._turn()
+            called = self._bell.wait(look_again)
+            if self._ends:
+                return
+            self._turn(not called)

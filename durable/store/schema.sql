@@ -51,10 +51,10 @@ CREATE TABLE durable_workflow (
 CREATE INDEX durable_workflow_unfinished ON durable_workflow (seq) WHERE status = 'PENDING';
 -- serves workflows.family (cancel and resume with children)
 CREATE INDEX durable_workflow_parent ON durable_workflow (parent_id) WHERE parent_id IS NOT NULL;
--- serves queues.waiting (the first of a partition) and queues.next_partition
+-- serves queues.waiting, queues.start_first, queues.look and queues.next_partition
 CREATE INDEX durable_workflow_waiting ON durable_workflow (queue, partition, priority, seq)
     WHERE status = 'ENQUEUED';
--- serves queues.running: what is in nobody's hands for a reason (its code is missing) has no slot
+-- serves queues.running and queues.look: what is in nobody's hands for a reason (its code is missing) has no slot
 CREATE INDEX durable_workflow_slot ON durable_workflow (queue, partition)
     WHERE status = 'PENDING' AND queue IS NOT NULL AND (holder IS NOT NULL OR reason IS NULL);
 -- serves queues.make_due and queues.next_due

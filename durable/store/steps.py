@@ -86,31 +86,20 @@ def decide(
     A run that was cancelled may still record a step that it has finished: nothing is done twice
     when it is resumed.
     """
-    values = {
-        "seq": run[0],
-        "epoch": run[1],
-        "lane": place.lane,
-        "number": place.number,
-        "name": name,
-        "outcome": outcome.kind,
-        "value": outcome.text,
-        "attempt": attempt,
-        "started_at": started_at,
-        "now": now,
-    }
+    # By position: sqlite3 takes a third of the time of the whole statement to look up ten names.
     cursor = tx.execute(
         """
         INSERT INTO durable_step
-               (workflow, lane, number, name, outcome, value, attempt, started_at, finished_at)
-        SELECT seq, :lane, :number, :name, :outcome, :value, :attempt, :started_at, :now
+               (lane, number, name, outcome, value, attempt, started_at, finished_at, workflow)
+        SELECT ?, ?, ?, ?, ?, ?, ?, ?, seq
           FROM durable_workflow
-         WHERE seq = :seq AND epoch = :epoch
+         WHERE seq = ? AND epoch = ?
             ON CONFLICT (workflow, lane, number) DO UPDATE
            SET outcome = excluded.outcome, value = excluded.value, attempt = excluded.attempt,
                until_at = NULL, finished_at = excluded.finished_at
          WHERE outcome IS NULL
         """,
-        values,
+        (*place, name, *outcome, attempt, started_at, now, *run),
     )
     if cursor.rowcount != 1:
         raise RunIsOver

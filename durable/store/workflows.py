@@ -48,10 +48,10 @@ class NewWorkflow(NamedTuple):
 class State(NamedTuple):
     """What the engine needs to know of a run that the file has."""
 
+    status: Status
     seq: int
     id: str
     name: str
-    status: Status
     input: str
     epoch: int
     holder: int | None
@@ -152,6 +152,14 @@ def find(tx: Tx, workflow_id: str) -> State:
     return state_of(row)
 
 
+def find_with_ending(tx: Tx, workflow_id: str) -> tuple[State, Ending | None]:
+    """The run with that id, and how it ended if it has; WorkflowNotFound if there is none."""
+    row = tx.row("SELECT * FROM durable_workflow WHERE id = :id", {"id": workflow_id})
+    if row is None:
+        raise WorkflowNotFound(workflow_id)
+    return state_of(row), _ending_of(row) if row["finished_at"] is not None else None
+
+
 def unfinished(tx: Tx, *, after: int, limit: int) -> list[State]:
     """The runs to be recovered, in the order of their creation, from `after` on."""
     rows = tx.rows(
@@ -202,8 +210,10 @@ def ending(tx: Tx, seq: int) -> Ending | None:
         """,
         {"seq": seq},
     )
-    if row is None:
-        return None
+    return None if row is None else _ending_of(row)
+
+
+def _ending_of(row: Any) -> Ending:
     return Ending(
         status=Status(row["status"]),
         result=row["result"],
@@ -535,13 +545,12 @@ def close_session(tx: Tx, session: int, *, now: float) -> None:
     )
 
 
-_columns = itemgetter(*State._fields)
+_after_status = itemgetter(*State._fields[1:])  # as quick as a list of names is not
 
 
 def state_of(row: Any) -> State:
     """The record of a row of the table; DamagedRow if it makes no sense."""
     try:
-        seq, workflow_id, name, status, *rest = _columns(row)
-        return State(seq, workflow_id, name, Status(status), *rest)
+        return State(Status(row["status"]), *_after_status(row))
     except (LookupError, ValueError) as error:
         raise DamagedRow(f"of a workflow: {error}") from error

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import FrameType
 
-from durable.clock import Condition, as_datetime, moment
+from durable.clock import as_datetime, moment
 from durable.errors import InvalidArgument
 from durable.testing.loops import VirtualLoop
 from durable.testing.places import program_line
@@ -46,7 +46,7 @@ class Stuck(Deadlock):
 class _Wait:
     """What a member waits for; a `patient` one goes on only when nobody else can."""
 
-    condition: Condition
+    condition: threading.Condition
     ready: Callable[[], bool]
     deadline: float | None
     patient: bool = False
@@ -102,6 +102,27 @@ class VirtualThread:
                 self._thread.join()
 
 
+class _Bell:
+    """One thread waits until another rings, as `Clock.bell` says."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock = clock
+        self._mutex = threading.Lock()
+        self._condition = threading.Condition(self._mutex)
+        self._rung = False
+
+    def ring(self) -> None:
+        with self._mutex:
+            self._rung = True
+            self._condition.notify()
+
+    def wait(self, deadline: float | None) -> bool:
+        with self._mutex:
+            rung = self._clock.wait(self._condition, lambda: self._rung, deadline)
+            self._rung = False
+            return rung
+
+
 class VirtualClock:
     """Time for tests: the same seed gives the same order of everything, every time.
 
@@ -138,7 +159,9 @@ class VirtualClock:
         """The moment, in seconds since 1970 UTC."""
         return self._now
 
-    def wait(self, condition: Condition, ready: Callable[[], bool], deadline: float | None) -> bool:
+    def wait(
+        self, condition: threading.Condition, ready: Callable[[], bool], deadline: float | None
+    ) -> bool:
         """Give up the baton until `ready()` or the deadline, as `Clock.wait` says."""
         me = self._me()
         if me is None:
@@ -172,6 +195,10 @@ class VirtualClock:
         self._members.append(member)
         thread.start()
         return VirtualThread(self, member, thread)
+
+    def bell(self) -> _Bell:
+        """A bell that knows whose turn it is."""
+        return _Bell(self)
 
     def event_loop(self) -> VirtualLoop:
         """A loop for coroutines, whose time is the clock's."""
@@ -329,7 +356,7 @@ class VirtualClock:
             self._holder = self._owner
 
     def _wait_as_guest(
-        self, condition: Condition, ready: Callable[[], bool], deadline: float | None
+        self, condition: threading.Condition, ready: Callable[[], bool], deadline: float | None
     ) -> bool:
         """The wait of a thread that the clock does not know: for real, looking again and again."""
         while not ready():

@@ -118,22 +118,22 @@ def many_async_full(setup: Setup) -> Iterator[Figure]:
     """Steps of 1,000 async workflows at once, from their start to the last result."""
     workflows, steps = setup.count(1_000), 10
 
-    async def together(engine: Engine) -> float:
+    async def together() -> float:
         begin = perf_counter()
         handles = await asyncio.gather(*(aio.start(lone_async, steps) for _ in range(workflows)))
         await asyncio.gather(*handles)
         return perf_counter() - begin
 
-    with (
-        Raw(setup.path("raw.db"), "full") as raw,
-        Engine(setup.path("durable.db")) as engine,
-    ):
+    with Raw(setup.path("raw.db"), "full") as raw, asyncio.Runner() as runner:
+        engine = Engine(setup.path("durable.db"))
+        runner.run(engine.__aenter__())
         rounds = compare(
             setup.rounds,
             raw=(setup.count(500), raw.seconds),
-            measured=(workflows * steps, lambda _: asyncio.run(together(engine))),
+            measured=(workflows * steps, lambda _: runner.run(together())),
             slices=1,
         )
+        runner.run(engine.aclose())
     yield Figure(
         "1,000 async workflows at once, steps/s, full",
         ratio_of(rounds),

@@ -397,6 +397,73 @@ def test_a_run_that_exits_frees_its_slot(path: str) -> None:
         assert engine.handle(left.id).result(PATIENCE) == "mended"
 
 
+def test_a_run_that_comes_back_to_its_queue_keeps_its_steps(path: str) -> None:
+    """It had started with the commit that enqueued it; what it recorded is not done again."""
+    done: list[int] = []
+    leaving = [True]
+
+    @step
+    def first() -> int:
+        done.append(1)
+        return 1
+
+    @workflow
+    def leaves() -> int:
+        value = first()
+        if leaving[0]:
+            raise SystemExit("mend me")
+        return value
+
+    one = queue(concurrency=1)
+    with Engine(path) as engine:
+        handle = one.enqueue(leaves)
+        until(lambda: handle.info().reason)
+        leaving[0] = False
+        engine.recover([handle.id])  # it waits for its turn again
+        assert handle.result(PATIENCE) == 1
+    assert done == [1]
+
+
+def test_those_that_wait_begin_before_those_that_come(engine: Engine) -> None:
+    """Where there is room and somebody waits, one that comes does not go past."""
+    begun: list[int] = []
+
+    @workflow
+    def job(number: int) -> None:
+        begun.append(number)
+
+    one, gate = queue(concurrency=1), Gate()
+    blocker = one.enqueue(workflow(gate.pass_through, name="queues:blocker"))
+    gate.wait_reached()
+    handles = [one.enqueue(job, number) for number in range(5)]
+    gate.open()
+    handles += [one.enqueue(job, number) for number in range(5, 30)]
+    for handle in (blocker, *handles):
+        handle.result(PATIENCE)
+    assert begun == list(range(30))
+
+
+def test_the_next_one_begins_on_the_thread_of_the_last(engine: Engine) -> None:
+    """No thread is woken where one is just free; each has its own name and context."""
+    threads: list[threading.Thread] = []
+    names: list[str] = []
+
+    @workflow
+    def job(number: int) -> None:
+        threads.append(threading.current_thread())
+        names.append(threading.current_thread().name)
+
+    one, gate = queue(concurrency=1), Gate()
+    one.enqueue(workflow(gate.pass_through, name="queues:holder"))
+    gate.wait_reached()
+    handles = [one.enqueue(job, number) for number in range(5)]
+    gate.open()
+    for handle in handles:
+        handle.result(PATIENCE)
+    assert len(set(threads)) == 1
+    assert names == [f"durable {handle.id}" for handle in handles]
+
+
 def test_n02_a_dead_run_frees_its_slot(path: str) -> None:
     """N02: given up, it does not block the queue."""
     one = queue(concurrency=1)

@@ -32,7 +32,7 @@ from durable import (
     testing,
     workflow,
 )
-from durable.clock import SystemClock
+from durable.clock import Bell, SystemClock
 from durable.cron import parse_cron
 from durable.records import Schedule
 from durable.runtime.scheduler import AT_ONCE, Due, due, grace
@@ -361,8 +361,24 @@ class SleepyClock(SystemClock):
     def wait(
         self, condition: threading.Condition, ready: Callable[[], bool], deadline: float | None
     ) -> bool:
-        there = None if deadline is None else deadline - self.ahead
-        return super().wait(condition, ready, there)
+        return super().wait(condition, ready, self.there(deadline))
+
+    def bell(self) -> SleepyBell:
+        return SleepyBell(self, super().bell())
+
+    def there(self, deadline: float | None) -> float | None:
+        """The moment by the clock as it was."""
+        return None if deadline is None else deadline - self.ahead
+
+
+class SleepyBell:
+    def __init__(self, clock: SleepyClock, bell: Bell) -> None:
+        self._clock = clock
+        self._bell = bell
+        self.ring = bell.ring
+
+    def wait(self, deadline: float | None) -> bool:
+        return self._bell.wait(self._clock.there(deadline))
 
 
 def test_waking_up_is_noticed_soon(path: str) -> None:

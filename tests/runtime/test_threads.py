@@ -63,6 +63,38 @@ def test_what_runs_at_once_has_threads_of_its_own(threads: Threads) -> None:
         gate.open()
 
 
+def test_what_is_to_run_next_runs_on_the_same_thread(threads: Threads) -> None:
+    """Once what runs there has returned; one thing at most, and not on other threads."""
+    seen: list[threading.Thread] = []
+
+    def note() -> None:
+        seen.append(threading.current_thread())
+
+    def first() -> None:
+        note()
+        assert threads.run_next("durable next", note)
+        assert not threads.run_next("durable too many", note)
+        assert len(seen) == 1
+
+    run(threads, "durable first", first)
+    until(lambda: len(seen) == 2)
+    assert seen[0] is seen[1]
+    assert not threads.run_next("durable elsewhere", note)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_what_is_to_run_next_runs_also_after_an_exit(threads: Threads) -> None:
+    """On another thread, as this one has ended."""
+    seen: list[str] = []
+
+    def leaves() -> None:
+        threads.run_next("durable next", lambda: seen.append("next"))
+        raise SystemExit
+
+    threads.run("durable leaves", leaves)
+    until(lambda: seen)
+
+
 def test_nothing_is_left_of_what_ran_before(threads: Threads) -> None:
     """A context variable that one function sets is unset in the next on the same thread."""
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import durable
-from durable import DurableError, Engine, EngineClosed
-from durable.clock import SystemClock
+from durable import DurableError, Engine, EngineClosed, WorkflowNotFound
+from durable.clock import Bell, SystemClock
 from durable.store import signals
 from durable.store.database import Database
 from durable.store.tx import Tx
@@ -35,10 +35,27 @@ class WatchedClock(SystemClock):
         self._waiting.release()
         return super().wait(condition, ready, deadline)
 
+    def bell(self) -> Bell:
+        return WatchedBell(super().bell(), self._waiting)
+
     def wait_for_waiters(self, count: int) -> None:
         """Return when `count` more callers have begun to wait."""
         for _ in range(count):
             assert self._waiting.acquire(timeout=PATIENCE), "nobody waits"
+
+
+class WatchedBell:
+    """Tells each time that its thread begins to wait."""
+
+    def __init__(self, bell: Bell, waiting: threading.Semaphore) -> None:
+        self._bell = bell
+        self._waiting = waiting
+        self.ring = bell.ring
+
+    def wait(self, deadline: float | None) -> bool:
+        """Tell, and wait."""
+        self._waiting.release()
+        return self._bell.wait(deadline)
 
 
 class Bench:
@@ -57,7 +74,13 @@ class Bench:
         ).open()
         self.database.write("table", lambda tx: tx.execute("CREATE TABLE t (x)"))
         self.ran: list[str] = []
-        self.database._writer.set_trace_callback(self.ran.append)
+        self._gates: list[Gate] = []
+        self.database._writer.set_trace_callback(self._trace)
+
+    def _trace(self, sql: str) -> None:
+        self.ran.append(sql)
+        if sql == "COMMIT" and self._gates:
+            self._gates.pop().pass_through()
 
     def add(self, value: object) -> object:
         """Write a row in a transaction of its own, and return its value."""
@@ -77,14 +100,23 @@ class Bench:
         """How many transactions were committed."""
         return self.ran.count("COMMIT")
 
+    def hold_up(self) -> tuple[Gate, Caller]:
+        """A caller that is held up while it commits, until the gate opens.
+
+        Later it would be too late to share its commit, and before that others would.
+        """
+        gate = Gate()
+        self._gates.append(gate)
+        caller = Caller(lambda: self.database.write("held up", lambda tx: None))
+        gate.wait_reached()
+        return gate, caller
+
     def behind_a_commit(self, *actions: Callable[[], Any]) -> list[Caller]:
         """Run the actions, each on its thread, as the callers of one batch, in this order.
 
-        They are queued while another caller is held up in its transaction.
+        They are queued while another caller is held up in its commit.
         """
-        gate = Gate()
-        leader = Caller(lambda: self.database.write("held up", lambda tx: gate.pass_through()))
-        gate.wait_reached()
+        gate, leader = self.hold_up()
         callers = []
         for action in actions:
             callers.append(Caller(action))
@@ -148,6 +180,47 @@ def test_callers_that_come_while_a_commit_is_held_up_share_the_next_one(bench: B
 
     assert bench.rows() == list(range(20))
     assert bench.commits() == 2  # of the one that was held up, and of the twenty
+
+
+def test_callers_that_come_before_a_commit_share_it(bench: Bench) -> None:
+    """While the leader is still at work on its transaction, they are taken in."""
+    gate = Gate()
+    leader = Caller(lambda: bench.database.write("slow", lambda tx: gate.pass_through()))
+    gate.wait_reached()
+    callers = [Caller(lambda n=n: bench.add(n)) for n in range(20)]
+    bench.clock.wait_for_waiters(20)
+    gate.open()
+    for caller in [leader, *callers]:
+        caller.join()
+
+    assert sorted(bench.rows()) == list(range(20))
+    assert bench.commits() == 1
+
+
+def test_one_that_is_taken_in_and_fails_fails_alone(bench: Bench) -> None:
+    """The leader's own write, which was done before, is committed."""
+
+    def fail(tx: Tx) -> None:
+        insert(tx, "undone")
+        raise WorkflowNotFound("x")
+
+    gate = Gate()
+
+    def first(tx: Tx) -> None:
+        insert(tx, "first")
+        gate.pass_through()
+
+    leader = Caller(lambda: bench.database.write("slow", first))
+    gate.wait_reached()
+    bad = Caller(lambda: bench.database.write("bad", fail))
+    bench.clock.wait_for_waiters(1)
+    gate.open()
+    leader.join()
+    bad.join()
+
+    assert isinstance(bad.error, WorkflowNotFound)
+    assert leader.error is None
+    assert bench.rows() == ["first"]
 
 
 def test_a_lone_caller_commits_at_once(bench: Bench) -> None:
@@ -297,9 +370,7 @@ def test_what_stops_one_caller_stops_no_other(bench: Bench) -> None:
 def interrupted_write(bench: Bench, at: int) -> Interruption:
     """Interrupt this thread at a point of its write, while it leads a batch of three."""
     interruption = Interruption(at)
-    gate = Gate()
-    held = Caller(lambda: bench.database.write("held up", lambda tx: gate.pass_through()))
-    gate.wait_reached()
+    gate, held = bench.hold_up()
     others: list[Caller] = []
 
     def direct() -> None:
