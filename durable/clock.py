@@ -92,9 +92,8 @@ def _timeout(deadline: float | None) -> float:
 class _LockBell:
     __slots__ = ("_lock",)
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._lock.acquire()
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
 
     def ring(self) -> None:
         try:  # noqa: SIM105 - which takes four times as long
@@ -151,7 +150,9 @@ class SystemClock:
 
     def bell(self) -> Bell:
         """A lock that whoever rings releases, and the waiter acquires."""
-        return _LockBell()
+        lock = threading.Lock()
+        lock.acquire()
+        return _LockBell(lock)
 
     def spawn(self, name: str, target: Callable[[], None], *, background: bool = False) -> Thread:
         """Start a daemon thread: a program that forgets to close its engine can still end."""

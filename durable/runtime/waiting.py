@@ -13,7 +13,7 @@ from functools import partial
 from types import TracebackType
 from typing import Protocol, Self
 
-from durable.clock import LOOK_AGAIN, Clock
+from durable.clock import LOOK_AGAIN, Bell, Clock
 from durable.runtime.loops import OnLoop
 from durable.store.database import Watch
 
@@ -39,7 +39,7 @@ class Waiting:
 
     def listen(self, *keys: str) -> Listener:
         """A listener for those keys, to be used in a ``with`` block."""
-        return Listener(self, keys)
+        return Listener(self, keys, self.clock.bell())
 
     def listen_on(self, loop: OnLoop, *keys: str) -> AsyncListener:
         """A listener for a coroutine on that loop, to be used in a ``with`` block."""
@@ -125,9 +125,11 @@ class Listener(_Registered):
 
     __slots__ = ("_bell",)
 
-    def __init__(self, waiting: Waiting, keys: tuple[str, ...], watch: Watch | None = None) -> None:
+    def __init__(
+        self, waiting: Waiting, keys: tuple[str, ...], bell: Bell, watch: Watch | None = None
+    ) -> None:
         super().__init__(waiting, keys, watch)
-        self._bell = waiting.clock.bell()
+        self._bell = bell  # made by the caller: in here, it would need the most stack of all
 
     def wake(self) -> None:
         """Let `wait` return."""
@@ -213,7 +215,7 @@ class PolledWaiting(Waiting):
 
     def listen(self, *keys: str) -> Listener:
         """A listener that any change of the file wakes."""
-        return _PolledListener(self, keys, self._watch())
+        return _PolledListener(self, keys, self.clock.bell(), self._watch())
 
     def listen_on(self, loop: OnLoop, *keys: str) -> AsyncListener:
         """A listener for a coroutine that any change of the file wakes."""
