@@ -35,6 +35,7 @@ from durable.runtime.context import (
     body_scope,
     current_host,
     find_scope,
+    parent_scope,
     refuse_plain_body,
     refuse_without_loop,
 )
@@ -67,6 +68,7 @@ class DeclaredWorkflow(Generic[P, R]):
     ) -> None:
         functools.update_wrapper(cast("Callable[..., Any]", self), spec.fn)
         self._spec = spec
+        self._what = f"workflow {spec.name!r}"
         self._bound_to = bound_to
         self._options = options
 
@@ -80,7 +82,7 @@ class DeclaredWorkflow(Generic[P, R]):
 
         On an event loop, `durable.aio.start` does that.
         """
-        return self._start_on(current_host(f"workflow {self.name!r}"), *args, **kwargs)
+        return self._start_on(current_host(self._what), *args, **kwargs)
 
     def options(
         self,
@@ -130,14 +132,15 @@ class DeclaredWorkflow(Generic[P, R]):
 
     def _run_on(self, host: Host, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            result: R = starting.run_here(host, self._scope(), self.invocation(*args, **kwargs))
+            scope = parent_scope(self._what)
+            result: R = starting.run_here(host, scope, self.invocation(*args, **kwargs))
         except BaseException as error:
             _let_go(host, error)
             raise
         return result
 
     def _start_on(self, host: Host, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
-        scope = self._scope()
+        scope = parent_scope(self._what)
         try:
             flow = starting.start(host, scope, self.invocation(*args, **kwargs))
             fate = drive(flow, actor(host, scope))
@@ -149,10 +152,6 @@ class DeclaredWorkflow(Generic[P, R]):
     def invocation(self, *args: P.args, **kwargs: P.kwargs) -> Invocation:
         """What is to be started."""
         return Invocation(self._spec, self._bound_to, args, kwargs, self._options)
-
-    def _scope(self) -> Scope | None:
-        name = f"workflow {self.name!r}"
-        return None if find_scope(name) is None else body_scope(name)
 
     def __set_name__(self, owner: type, name: str) -> None:
         """A function defined in a class is a method of its instances."""
@@ -185,7 +184,7 @@ class WorkflowFunction(DeclaredWorkflow[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it durably on this thread and return its result; in a workflow, as a child."""
-        host = current_host(f"workflow {self.name!r}")
+        host = current_host(self._what)
         return self._run_on(host, *args, **kwargs)
 
     @overload
@@ -214,10 +213,9 @@ class AsyncWorkflowFunction(DeclaredWorkflow[P, R]):
 
         NotAllowedHere where no event loop runs: there, `start` it, or use `Engine.run`.
         """
-        name = f"workflow {self.name!r}"
-        refuse_without_loop(name, "call its start(…), and result() of that, or engine.run(…)")
-        host = current_host(name, blocks=False)
-        return run_async(host, name, self.invocation(*args, **kwargs))
+        refuse_without_loop(self._what, "call its start(…), and result() of that, or engine.run(…)")
+        host = current_host(self._what, blocks=False)
+        return run_async(host, self._what, self.invocation(*args, **kwargs))
 
     @overload
     def __get__(self, instance: None, owner: type) -> AsyncWorkflowFunction[P, R]: ...
@@ -232,9 +230,7 @@ class AsyncWorkflowFunction(DeclaredWorkflow[P, R]):
 
 def run_async(host: Host, name: str, invocation: Invocation) -> Coroutine[Any, Any, Any]:
     """What the workflow returns, awaited."""
-    scope = find_scope(name, blocks=False)
-    if scope is not None:
-        scope = body_scope(name, blocks=False)
+    scope = parent_scope(name, blocks=False)
 
     def call(scope: Scope | None) -> Flow[Any]:
         return starting.run_in_background(host, scope, invocation)
@@ -349,7 +345,7 @@ class AsyncStepFunction(DeclaredStep[P, R]):
 def _start_in(queue: str, invocation: Invocation) -> Handle[Any]:
     name = f"queue {queue!r}"
     host = current_host(name)
-    scope = None if find_scope(name) is None else body_scope(name)
+    scope = parent_scope(name)
     fate = drive(starting.start(host, scope, invocation), actor(host, scope))
     return Handle(host, fate.workflow_id, fate)
 
@@ -589,7 +585,8 @@ def call_async_step(
     scope = find_scope(name, blocks=False)
     if scope is None or scope.step is not None:
         return _await_plainly(scope, spec, args, kwargs)
-    refuse_plain_body(scope, name, "durable.run_step(…), or its submit(…)")
+    if not scope.run.spec.is_async:
+        refuse_plain_body(scope, name, "durable.run_step(…), or its submit(…)")
     return perform_in(scope.take(), lambda inner: steps.call(inner, spec, args, kwargs))
 
 

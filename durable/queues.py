@@ -12,7 +12,7 @@ from durable.clock import seconds
 from durable.errors import InvalidArgument
 from durable.handle import Handle
 from durable.runtime import enqueuing, starting
-from durable.runtime.context import Scope, body_scope, current_host, find_scope
+from durable.runtime.context import Scope, current_host, find_scope, parent_scope
 from durable.runtime.file import File
 from durable.runtime.flows import actor, drive
 from durable.runtime.messages import MISSING
@@ -113,7 +113,7 @@ class Queue:
         _check_function(function)
         name = f"queue {self.name!r}"
         host = current_host(name)
-        scope = None if find_scope(name) is None else body_scope(name)
+        scope = parent_scope(name)
         invocations = (function.in_queue(self.name, item) for item in items)
         flow = starting.start_many(host, scope, invocations)
         fates = drive(flow, actor(host, scope))

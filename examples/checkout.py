@@ -29,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from http import HTTPStatus
@@ -93,7 +94,7 @@ def ask_bank(verb: str, order: str) -> str:
 # ---------------------------------------------------------------------- HTTP
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler, ABC):
     """Answers POST /<verb>/<order> with a line of text; the shop and the bank fill in `answer`."""
 
     def do_POST(self) -> None:
@@ -110,9 +111,9 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(f"{text}\n".encode())
 
+    @abstractmethod
     def answer(self, verb: str, order: str, body: str) -> tuple[HTTPStatus, str]:
         """The status and the text for a request."""
-        raise NotImplementedError
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Say nothing: who asks tells the story."""

@@ -82,7 +82,7 @@ def _wait_here(file: File, fate: Fate, deadline: float | None) -> Flow[None]:
     if run is None or fate.outcome is not None:
         return
     with (yield Listen(run.stop_key)) as listener:
-        while fate.run is run and not run.stopping:
+        while fate.run is run and fate.outcome is None and not run.stopping:
             if deadline is not None and file.clock.now() >= deadline:
                 return
             yield Wait(listener, deadline)

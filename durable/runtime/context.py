@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import sys
 import threading
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from typing import Any, TypeVar
 from durable.errors import NoEngine, NonDeterminism, NotAllowedHere, NotInWorkflow
 from durable.records import Current
 from durable.runtime.host import Host
-from durable.runtime.loops import Inside, OnLoop
+from durable.runtime.loops import OnLoop
 from durable.runtime.runs import Run, Stopped
 from durable.runtime.threads import STARTED_BY
 from durable.store import messages, steps
@@ -251,6 +250,13 @@ def body_scope(name: str, *, blocks: bool = True) -> Scope:
     return scope
 
 
+def parent_scope(name: str, *, blocks: bool = True) -> Scope | None:
+    """The scope of the workflow that starts another; None outside workflows, refused in a step."""
+    if find_scope(name, blocks=blocks) is None:
+        return None
+    return body_scope(name, blocks=blocks)
+
+
 def async_scope(name: str) -> Scope | None:
     """The scope of the calling coroutine, for what is awaited; None outside workflows.
 
@@ -285,7 +291,7 @@ def in_coroutine() -> Scope | None:
     return scope
 
 
-def enter(scope: Scope) -> None:
+def enter(scope: Scope | None) -> None:
     """From here on, in this context, code takes its numbers there."""
     _scope.set(scope)
 
@@ -310,25 +316,18 @@ class enter_run:  # noqa: N801 - a function to those who use it
         _scope.set(self._before)
 
 
-async def await_in_step(scope: Scope, step: StepCall, body: Callable[[], Any]) -> Any:
-    """What the coroutine that `body` makes returns, awaited in the calling task."""
-    token = _scope.set(Scope(scope.host, scope.run, threading.get_ident(), scope.lane, step=step))
-    try:
-        value = body()
-        if not inspect.iscoroutine(value):  # something else was put in the place of the function
-            return value
-        unguard = scope.host.hooks.unguard
-        return await (value if unguard is None else Inside(unguard, value))
-    finally:
-        _scope.reset(token)
+def enter_step(scope: Scope, step: StepCall) -> Scope | None:
+    """From here on, in this context, code is in the step; where it was before."""
+    before = _scope.get()
+    _scope.set(Scope(scope.host, scope.run, threading.get_ident(), scope.lane, step=step))
+    return before
 
 
 def run_in_step(scope: Scope, step: StepCall, body: Callable[[], T]) -> T:
     """What the body of a step returns, run on the calling thread."""
-    inner = Scope(scope.host, scope.run, threading.get_ident(), scope.lane, step=step)
     before = _scope.get()
     try:
-        _scope.set(inner)
+        enter_step(scope, step)
         unguard = scope.host.hooks.unguard
         if unguard is None:
             return body()

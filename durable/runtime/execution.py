@@ -132,6 +132,7 @@ def _live(host: Host, run: Run) -> Flow[Ended | None]:
             return None
         if run.fate is not None and not isinstance(ended.error, NonDeterminism):
             run.fate.decide(ended.outcome)  # nothing can change it; `resume` can, of the others
+            host.waiting.notify([run.stop_key])  # who waits need not wait for what comes below
         return ended
     except GeneratorExit as error:
         run.stop(error)  # nobody drives it any more: a Ctrl-C, or its event loop was closed

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
+from types import CoroutineType
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from durable.errors import EngineClosed, StorageError, WaitTimeout, WorkflowCancelled
@@ -16,12 +17,13 @@ from durable.runtime.context import (
     Scope,
     StepCall,
     WasCancelled,
-    await_in_step,
+    enter,
+    enter_step,
     run_in_step,
 )
 from durable.runtime.file import File
 from durable.runtime.lanes import begin_task, engine_loop, placed
-from durable.runtime.loops import OnLoop
+from durable.runtime.loops import Inside, OnLoop, Signal
 from durable.runtime.registry import StepSpec
 from durable.runtime.runs import Stopped
 from durable.runtime.waiting import AsyncListener, Listener
@@ -113,16 +115,13 @@ def actor(file: File, scope: Scope | None) -> Actor:
 
 
 class Command(Protocol):
-    """What a flow may ask its driver to do."""
+    """What a flow may ask its driver to do, besides a `Write`."""
 
     def perform(self, actor: Actor) -> Any:
         """Do it on the calling thread."""
 
     def perform_async(self, actor: Actor) -> Awaitable[Any]:
         """Do it for the calling task, while the event loop goes on."""
-
-
-Flow = Generator[Command, Any, T]
 
 
 class Write(Generic[T]):
@@ -141,22 +140,18 @@ class Write(Generic[T]):
         except (RunIsOver, StorageError, EngineClosed) as error:
             raise actor.explain(error) from None
 
-    async def perform_async(self, actor: Actor) -> Written[T]:
-        """As `perform`; a cancellation waits until the file has answered."""
+    def begin(self, actor: Actor) -> Written[T]:
+        """Have another thread do it, for the calling task."""
         file, fn = actor.file, self.fn
-        on_loop = actor.on_loop()
-        if (turn := on_loop.take_turn()) is not None:
-            await turn
         cancelled = dict(actor.cancelled)
         if cancelled:
             fn = partial(_write_with_cancelled, actor, cancelled, fn)
-        signal = on_loop.signal()
+        signal = actor.on_loop().signal()
         try:
             result = file.database.write_later(self.label, fn, signal.give)
         except EngineClosed as error:
             raise actor.explain(error) from None
-        interrupted = await signal.wait_through()
-        return Written(actor, self.label, result, interrupted, cancelled)
+        return Written(actor, self.label, signal, result, cancelled)
 
 
 def _write_with_cancelled(
@@ -167,12 +162,12 @@ def _write_with_cancelled(
 
 
 class Written(NamedTuple, Generic[T]):
-    """A write that has ended; `interrupted` if its task was cancelled meanwhile."""
+    """A write that another thread does; it has ended once the signal is given."""
 
     actor: Actor
     label: str
+    signal: Signal
     result: Callable[[], T]
-    interrupted: asyncio.CancelledError | None
     cancelled: dict[Place, str]
 
     def answer(self) -> T:
@@ -187,6 +182,9 @@ class Written(NamedTuple, Generic[T]):
         for place in self.cancelled:
             self.actor.cancelled.pop(place, None)
         return answer
+
+
+Flow = Generator[Command | Write[Any], Any, T]
 
 
 class Read(Generic[T]):
@@ -315,10 +313,15 @@ class Call:
         task = asyncio.current_task(None if on_loop is None else on_loop.loop)
         assert task is not None
         asked = task.cancelling()
+        before = enter_step(self.scope, self.step)
         try:
-            if self.spec.timeout is None:
-                return await await_in_step(self.scope, self.step, self.fn)
-            return await self._await_in_time(self.spec.timeout)
+            value = self.fn()
+            if not isinstance(value, CoroutineType):  # something else was put in its place
+                return value
+            unguard, timeout = self.scope.host.hooks.unguard, self.spec.timeout
+            if unguard is not None:
+                value = Inside(unguard, value)
+            return await (value if timeout is None else self._in_time(value, timeout))
         except asyncio.CancelledError as error:
             if task.cancelling() > asked:
                 raise
@@ -326,12 +329,14 @@ class Call:
                 self.scope.run.id,
                 f"its step {self.spec.name!r} awaited something that had been cancelled",
             ) from error
+        finally:
+            enter(before)
 
-    async def _await_in_time(self, seconds: float) -> Any:
+    async def _in_time(self, coroutine: Coroutine[Any, Any, Any], seconds: float) -> Any:
         limit = asyncio.timeout(seconds)
         try:
             async with limit:
-                return await await_in_step(self.scope, self.step, self.fn)
+                return await coroutine
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -444,8 +449,10 @@ async def drive_async(flow: Flow[T], actor: Actor) -> T:
                         await actor.begin_anew()
                     actor.begin()
                 if isinstance(command, Write):
-                    written = await command.perform_async(actor)
-                    interrupted = written.interrupted or interrupted
+                    if (turn := actor.on_loop().take_turn()) is not None:
+                        await turn
+                    written = command.begin(actor)
+                    interrupted = await written.signal.wait_through() or interrupted
                     answer = written.answer()
                 elif interrupted is not None:
                     raise interrupted

@@ -59,10 +59,6 @@ class Future(Generic[R]):
             raise self._error
         return self._value  # type: ignore[no-any-return]
 
-    def belongs_to(self, scope: Scope) -> bool:
-        """Whether it was submitted by that workflow."""
-        return self._scope.run is scope.run
-
     def run(self, call: Callable[[Scope], Flow[Any]]) -> None:
         """Do the work, on the calling thread, and tell those who wait."""
         scope = self._scope

@@ -985,17 +985,16 @@ SERVES = """
 def job(moment):
     return moment
 
-Engine(sys.argv[1]).open()
+engine = Engine(sys.argv[1]).open()
 print("open")
-time.sleep(60)
+engine.serve()
 """
 
 
 @pytest.mark.slow
 def test_a_program_of_schedules_alone_serves_until_it_is_told_to_end(path: str) -> None:
     """SIGTERM ends it, with nothing on its standard error."""
-    script = SERVES.replace("Engine(sys.argv[1]).open()", "engine = Engine(sys.argv[1]).open()")
-    with Program(script.replace("time.sleep(60)", "engine.serve()"), path) as program:
+    with Program(SERVES, path) as program:
         assert program.line() == "open"
         with Client(path) as client:
             until(lambda: len(ran(client)) >= 2)
