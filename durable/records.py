@@ -1,6 +1,6 @@
 """What durable tells about workflows and steps: frozen records, moments as ``datetime`` in UTC."""
 
-from __future__ import annotations
+# No annotations as texts here: a named tuple compiles each of them, at every import of durable.
 
 from datetime import datetime
 from enum import StrEnum

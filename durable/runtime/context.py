@@ -29,7 +29,7 @@ class WasCancelled(BaseException):
     """The code of the workflow cancelled this call, and will do so again."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class StepCall:
     """The step whose body is running, at one of its tries."""
 
@@ -40,7 +40,7 @@ class StepCall:
     wrote_streams: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Scope:
     """A piece of code that takes numbers in a run: on one thread, or in one task."""
 
