@@ -15,13 +15,13 @@ FORGET_EVERY = 1000
 
 # How often it looks. A look takes a few microseconds, but to wake a processor for it takes fifty:
 # so it looks seldom while nobody writes, and often once somebody did, who may soon do so again.
-LOOK_EVERY = 0.025
+LOOK_EVERY = 0.03
 LOOK_OFTEN_EVERY = 0.01
 LOOK_OFTEN_FOR = 1.0
 
 
 class Watcher:
-    """A thread that looks, 40 times a second or more, whether another connection has committed."""
+    """A thread that looks, 33 times a second or more, whether another connection has committed."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
