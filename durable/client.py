@@ -31,7 +31,7 @@ from durable.store.database import Database
 class Client:
     """Looks at a file and acts on it; it runs no workflow.
 
-    An engine in another process sees what the client does within about 20 ms. The file must exist:
+    An engine in another process sees what the client does within about 30 ms. The file must exist:
     NotADurableFile otherwise. With another `codec` than the engine's, values cannot be read.
 
         with durable.Client("shop.db") as client:

@@ -16,7 +16,6 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import date, tzinfo
 from typing import Final, NamedTuple
 
@@ -69,8 +68,7 @@ _FIELDS = (
 )
 
 
-@dataclass(frozen=True)
-class Cron:
+class Cron(NamedTuple):
     """An expression that was understood; each field as the numbers it stands for, in order."""
 
     text: str

@@ -1,8 +1,7 @@
 """What durable tells about workflows and steps: frozen records, moments as ``datetime`` in UTC."""
 
-from __future__ import annotations
+# No annotations as texts here: a named tuple compiles each of them, at every import of durable.
 
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -37,8 +36,7 @@ class Status(StrEnum):
 _FINISHED = frozenset({Status.SUCCESS, Status.ERROR, Status.CANCELLED, Status.DEAD})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Workflow:
+class Workflow(NamedTuple):
     """One run of a workflow, as the file has it.
 
     What this program cannot rebuild of `args`, `kwargs` and `result` is `Opaque`: its text.
@@ -76,8 +74,7 @@ class Workflow:
     """Not to be started before."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Step:
+class Step(NamedTuple):
     """One recorded step of a workflow."""
 
     number: str
@@ -98,8 +95,7 @@ class Step:
     """While undecided: the deadline of the wait, or the moment of the next attempt."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
+class Schedule(NamedTuple):
     """A schedule, as the file has it."""
 
     name: str
@@ -119,8 +115,7 @@ class Schedule:
     """The next moment; None where it is paused or its code is gone."""
 
 
-@dataclass(frozen=True)
-class Cancellation:
+class Cancellation(NamedTuple):
     """What `cancel` did: true if it cancelled, false if it came too late.
 
     `status` is what the workflow has for good: CANCELLED, or how it had already ended.
@@ -134,8 +129,7 @@ class Cancellation:
         return self.cancelled
 
 
-@dataclass(frozen=True)
-class Current:
+class Current(NamedTuple):
     """Where the calling code is; see `durable.current`."""
 
     workflow_id: str

@@ -254,7 +254,7 @@ def test_a_replayed_step_writes_nothing(path: str) -> None:
 
 
 def test_a_recovery_takes_up_several_with_one_commit(path: str) -> None:
-    """The first one alone, so that it goes on at once; then ten at a time."""
+    """The first one alone, so that it goes on at once; then several at a time."""
     gate = Gate()
 
     @workflow
@@ -272,6 +272,7 @@ def test_a_recovery_takes_up_several_with_one_commit(path: str) -> None:
             recovery.sweep(engine._open_engine())
         gate.open()
     assert costs.commits == 3
+    assert costs.statements.count("SELECT") == 2 * 3  # who has them, and what they recorded
 
 
 def engine_steps(path: str, number: int) -> list[Any]:

@@ -132,14 +132,6 @@ def awaited(
             yield Wait(listener, deadline if note_at is None else note_at)
 
 
-def pause(scope: Scope, until: float) -> Flow[None]:
-    """Wait until a moment, unless the run is stopped."""
-    clock = scope.host.clock
-    with (yield Listen()) as listener:
-        while clock.now() < until:
-            yield Wait(listener, until)
-
-
 def wait_for(
     file: File,
     keys: tuple[str, ...],

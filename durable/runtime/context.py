@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -30,7 +29,7 @@ class WasCancelled(BaseException):
     """The code of the workflow cancelled this call, and will do so again."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class StepCall:
     """The step whose body is running, at one of its tries."""
 
@@ -41,7 +40,7 @@ class StepCall:
     wrote_streams: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Scope:
     """A piece of code that takes numbers in a run: on one thread, or in one task."""
 
@@ -297,16 +296,24 @@ def enter(scope: Scope | None) -> None:
     _scope.set(scope)
 
 
-@contextmanager
-def enter_run(host: Host, run: Run) -> Iterator[Scope]:
-    """The calling thread runs the body of the workflow."""
-    scope = Scope(host, run, threading.get_ident())
-    before = _scope.get()
-    try:
-        _scope.set(scope)
-        yield scope
-    finally:
-        _scope.set(before)
+class enter_run:  # noqa: N801 - a function to those who use it
+    """The calling thread runs the body of the workflow.
+
+    No ``@contextmanager``: its generator would last as long as the workflow, and many wait.
+    """
+
+    __slots__ = ("_before", "_scope")
+
+    def __init__(self, host: Host, run: Run) -> None:
+        self._scope = Scope(host, run, threading.get_ident())
+        self._before = _scope.get()
+
+    def __enter__(self) -> Scope:
+        _scope.set(self._scope)
+        return self._scope
+
+    def __exit__(self, *_: object) -> None:
+        _scope.set(self._before)
 
 
 def enter_step(scope: Scope, step: StepCall) -> Scope | None:

@@ -60,7 +60,7 @@ def launch(host: Host, run: Run, *, on_this_thread: bool = False) -> None:
             run.loop.post(partial(_begin_task, host, run))
         else:
             spawn = host.spawn_next if on_this_thread else host.spawn
-            spawn(f"durable {run.id}", partial(_in_background, host, run))
+            spawn(f"durable {run.id}", lambda: _in_background(host, run))
         run.thread = None
     except Exception:
         host.runs.remove(run)

@@ -14,7 +14,7 @@ from durable.runtime.waiting import Waiting
 from durable.store.database import Database
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class File:
     """The database, the codec of its values, the clock, and those who wait."""
 

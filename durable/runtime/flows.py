@@ -253,6 +253,37 @@ class Wait:
         actor.check()
 
 
+class Pause:
+    """Wait until the moment has come.
+
+    As `Listen` and `Wait` in turns, but not in the flow: what waits inside of a generator, for days
+    perhaps, takes more of the thread's stack, and ten thousand may wait.
+    """
+
+    __slots__ = ("until",)
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+
+    def perform(self, actor: Actor) -> None:
+        """Wait; Stopped if that is why it ended."""
+        file, until = actor.file, self.until
+        with file.waiting.listen(*actor.stop_keys) as listener:
+            while file.clock.now() < until:
+                actor.check()
+                listener.wait(until)
+                actor.check()
+
+    async def perform_async(self, actor: Actor) -> None:
+        """As `perform`."""
+        file, until = actor.file, self.until
+        with file.waiting.listen_on(file.on_loop(), *actor.stop_keys) as listener:
+            while file.clock.now() < until:
+                actor.check()
+                await listener.wait(until)
+                actor.check()
+
+
 class Call:
     """Run the body of a step."""
 

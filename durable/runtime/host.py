@@ -42,7 +42,7 @@ class Turns(Protocol):
         """Something in the queue may be able to start."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Host(File):
     """The file of an engine, and all that goes on in it."""
 
@@ -67,7 +67,7 @@ class Host(File):
     threads: Threads = field(init=False)
 
     def __post_init__(self) -> None:
-        self.threads = Threads(self.clock)
+        self.threads = Threads(self.clock, self._failed)
 
     def new_id(self) -> str:
         """The id of a workflow that is given none."""
@@ -96,22 +96,20 @@ class Host(File):
 
     def spawn(self, name: str, target: Callable[[], None], *, background: bool = False) -> None:
         """Run `target` on a thread that `close` waits for; an error in it is logged, not lost."""
-        self.threads.run(name, partial(self._guarded, name, target), background=background)
+        self.threads.run(name, target, background=background)
 
     def spawn_next(self, name: str, target: Callable[[], None]) -> None:
         """As `spawn`; on the calling thread, if that is one of these, once it has returned."""
-        if not self.threads.run_next(name, partial(self._guarded, name, target)):
+        if not self.threads.run_next(name, target):
             self.spawn(name, target)
 
-    def _guarded(self, name: str, target: Callable[[], None]) -> None:
-        try:
-            target()
-        except EngineClosed:
-            pass  # what it wanted to do is done by the next engine
-        except Exception as error:
-            self.hooks.errors.append(error)
-            expected = isinstance(error, DurableError)
-            log.error("%s: %s", name, error, exc_info=None if expected else error)
+    def _failed(self, name: str, error: Exception) -> None:
+        """What ran on a thread raised the error."""
+        if isinstance(error, EngineClosed):
+            return  # what it wanted to do is done by the next engine
+        self.hooks.errors.append(error)
+        expected = isinstance(error, DurableError)
+        log.error("%s: %s", name, error, exc_info=None if expected else error)
 
     def spawn_task(self, name: str, target: Callable[[], None]) -> None:
         """`spawn`, for what may make runs begin: the engine is not idle until it has ended."""

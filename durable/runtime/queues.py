@@ -77,7 +77,7 @@ def may_start(limits: Limits, counts: Counts, now: float) -> Allowance:
 # ---------------------------------------------------------------------- taking
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Taken:
     """What was started in a transaction that may not be committed yet."""
 
@@ -242,7 +242,7 @@ def _started(new: NewWorkflow, queued: Queued, seq: int, holder: int | None, now
 # ---------------------------------------------------------------------- the queues of an engine
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class _Slot:
     """The slot of one run; see `runs.Slot`."""
 

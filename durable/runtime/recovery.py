@@ -17,14 +17,14 @@ from durable.runtime.waiting import Callback
 from durable.store import events, messages, queues, steps, workflows
 from durable.store.steps import Place, Record
 from durable.store.tx import Tx
-from durable.store.workflows import State
+from durable.store.workflows import Present, State
 
 PAGE = 500
 TRY_AGAIN_SECONDS = 1.0
 
 # So many share the commit that takes them up. Few, as a process that dies right after it counts as
 # a death of each, also of those that did not begin yet.
-TOGETHER = 10
+TOGETHER = 20
 
 Wanted = Callable[[str], bool]
 
@@ -180,7 +180,14 @@ def _take_up_claimed(
     cancels = host.cancels
 
     def take(tx: Tx) -> list[Run | None]:
-        return [_take_up(tx, host, spec, state, waited=waited) for spec, state in ready]
+        seqs = [state.seq for _, state in ready]
+        present, records = workflows.present(tx, seqs), steps.load_all(tx, seqs)
+        return [
+            _take_up(tx, host, spec, state, present[state.seq], records[state.seq], waited=waited)
+            if state.seq in present
+            else None
+            for spec, state in ready
+        ]
 
     names = sorted({state.name for _, state in ready})
     for run in host.database.write(f"recover {', '.join(names)}", take):
@@ -195,28 +202,35 @@ def _is_current(host: Host, run: Run) -> bool:
     return host.database.read(partial(workflows.is_current, seq=run.seq, epoch=run.epoch))
 
 
-def _take_up(tx: Tx, host: Host, spec: WorkflowSpec, state: State, *, waited: bool) -> Run | None:
+def _take_up(
+    tx: Tx,
+    host: Host,
+    spec: WorkflowSpec,
+    state: State,
+    present: Present,
+    records: dict[Place, Record],
+    *,
+    waited: bool,
+) -> Run | None:
     now = host.clock.now()
-    present = workflows.find(tx, state.id)
-    if present.status is not Status.PENDING or present.epoch != state.epoch:
+    if present.epoch != state.epoch:
         return None
-    if present.holder == host.session and _is_in_hands(host, present):
+    if present.holder == host.session and _is_in_hands(host, state):
         return None
-    if present.deadline_at is not None and present.deadline_at <= now:
+    if state.deadline_at is not None and state.deadline_at <= now:
         workflows.cancel(tx, state.id, children=True, reason="its deadline passed", now=now)
         return None
-    records = steps.load(tx, state.seq)
-    progress = sum(record.outcome is not None for record in records.values())
+    progress = len([1 for record in records.values() if record.outcome is not None])
     died = present.holder not in (None, host.session) and not waited
-    recoveries = count_recoveries(present, progress, died)
+    recoveries = count_recoveries(state, progress, died)
     if recoveries > spec.max_recoveries:
         reason = f"process after process died while it ran ({spec.max_recoveries} recoveries)"
-        workflows.give_up(tx, present, reason=reason, recoveries=spec.max_recoveries, now=now)
+        workflows.give_up(tx, state, reason=reason, recoveries=spec.max_recoveries, now=now)
         return None
     epoch = workflows.take_up(
-        tx, present, holder=host.session, recoveries=recoveries, progress=progress, now=now
+        tx, state, holder=host.session, recoveries=recoveries, progress=progress, now=now
     )
-    return None if epoch is None else make_run(host, spec, present, epoch, records)
+    return None if epoch is None else make_run(host, spec, state, epoch, records)
 
 
 def _is_in_hands(host: Host, state: State) -> bool:

@@ -20,7 +20,7 @@ STEP = "durable.step:"
 """What the name of a workflow begins with that is nothing but the step of the rest of the name."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, repr=False)
 class WorkflowSpec:
     """A declared workflow; `kind` says what the function is bound to when it is called.
 
@@ -44,8 +44,8 @@ class WorkflowSpec:
         if self.step is not None and self.step.transaction:  # the cursor is not the caller's
             own = list(signature.parameters.values())[1:]
             signature = signature.replace(parameters=own)
-        object.__setattr__(self, "signature", signature)
-        object.__setattr__(self, "plain_counts", _plain_counts(signature))
+        self.signature = signature
+        self.plain_counts = _plain_counts(signature)
 
     @cached_property
     def is_async(self) -> bool:
@@ -67,7 +67,7 @@ def _plain_counts(signature: inspect.Signature) -> range:
     return range(required, len(parameters) + 1)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, repr=False)
 class StepSpec:
     """A declared step; `transaction` steps get a cursor as their first argument."""
 
@@ -83,7 +83,7 @@ class StepSpec:
         return inspect.iscoroutinefunction(self.fn)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, repr=False)
 class ScheduleSpec:
     """A declared schedule: a workflow to be run at the moments of an expression in a zone."""
 

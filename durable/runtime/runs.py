@@ -47,7 +47,7 @@ class Slot(Protocol):
         """The run is unfinished as the file failed: nobody else would free the slot."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Run:
     """One workflow from its first line to its outcome, in this process."""
 
@@ -68,25 +68,40 @@ class Run:
     """Why it stopped, where the file does not tell."""
     over: bool = False
     """Whether its code has returned."""
-    patches: dict[str, bool] = field(default_factory=dict)
-    futures: list[Any] = field(default_factory=list)
-    """The steps that it has submitted."""
     beside: set[Any] = field(default_factory=set)
     """What goes on beside its body: submitted steps, workers of a map, tasks."""
     loop: OnLoop | None = None
     """Where the body runs, if it is a coroutine."""
     task: asyncio.Task[Any] | None = None
     """What runs that body; other tasks of the run are in `beside`."""
-    interrupted: set[asyncio.Task[Any]] = field(default_factory=set)
-    """The tasks that were told to stop."""
-    cancelled: dict[Place, str] = field(default_factory=dict)
-    """Calls that were cancelled by the code of the body, to be recorded with its next write."""
     slot: Slot | None = None
     """What it holds in a queue, if it is of one."""
     fate: Fate | None = None
     """Where those look who wait for its end in this process, if there may be any."""
     thread: int | None = field(default_factory=threading.get_ident)
     """The thread that runs it, or is about to have it run; None once it has one of its own."""
+
+    # What few runs have is made when it is asked for: there may be ten thousand that wait.
+
+    @cached_property
+    def patches(self) -> dict[str, bool]:
+        """What `durable.patched` has said."""
+        return {}
+
+    @cached_property
+    def futures(self) -> list[Any]:
+        """The steps that it has submitted."""
+        return []
+
+    @cached_property
+    def interrupted(self) -> set[asyncio.Task[Any]]:
+        """The tasks that were told to stop."""
+        return set()
+
+    @cached_property
+    def cancelled(self) -> dict[Place, str]:
+        """Calls that the code of the body has cancelled, to be recorded with its next write."""
+        return {}
 
     @cached_property
     def ended_at(self) -> WeakKeyDictionary[asyncio.Future[Any], float]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from durable.runtime.checkpoint import pause
 from durable.runtime.context import Scope
-from durable.runtime.flows import Flow, Write
+from durable.runtime.flows import Flow, Pause, Write
 from durable.store import steps, workflows
 from durable.store.steps import VALUE, Outcome
 from durable.store.tx import Tx
@@ -30,4 +29,4 @@ def sleep(scope: Scope, until: Callable[[float], float]) -> Flow[None]:
                 workflows.set_waiting(tx, *scope.run.key, waits_for=None, wake_at=moment)
 
         yield Write(name, write)
-    yield from pause(scope, moment)
+    yield Pause(moment)

@@ -10,9 +10,9 @@ from typing import Any
 
 from durable.codec import encode_error, error_is_exact
 from durable.errors import SerializationError, WaitTimeout
-from durable.runtime.checkpoint import error_outcome, pause, settle
+from durable.runtime.checkpoint import error_outcome, settle
 from durable.runtime.context import Scope, StepCall, current_host, run_in_step
-from durable.runtime.flows import Call, Flow, Write, carried
+from durable.runtime.flows import Call, Flow, Pause, Write, carried
 from durable.runtime.registry import StepSpec
 from durable.store import steps, streams, workflows
 from durable.store.faults import is_of_the_file
@@ -40,7 +40,7 @@ def call(scope: Scope, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, 
         if record.outcome is not None:
             return settle(record.outcome, host.codec)
         attempt = record.attempt + 1
-        yield from pause(scope, record.until_at or 0.0)
+        yield Pause(record.until_at or 0.0)
     body = _body(spec, scope, args, kwargs)
     try_once = _try_transaction if spec.transaction else _try_body
     while True:
@@ -57,7 +57,7 @@ def call(scope: Scope, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, 
             return settle(failed, host.codec)
         until = host.clock.now() + wait
         yield from _postpone(scope, step, until, error)
-        yield from pause(scope, until)
+        yield Pause(until)
         attempt += 1
 
 

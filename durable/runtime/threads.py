@@ -22,11 +22,14 @@ STARTED_BY = "durable_run"
 class Threads:
     """Runs functions, each on a thread where nothing else runs, until `close`.
 
+    `failed` is called with the name of one and the exception that it raised.
+
     Under a clock that is not real every function has a thread of its own, which begins and ends
     with it: the order of threads is what such a clock draws from its seed.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, failed: Callable[[str, Exception], None]) -> None:
+        self.failed = failed
         self._clock = clock
         self._mutex = threading.Lock()
         self._all: set[_Worker] = set()
@@ -134,6 +137,8 @@ class _Worker:
             used = True
             try:
                 Context().run(target)
+            except Exception as error:
+                self._threads.failed(name, error)
             except BaseException:
                 self._threads.forget(self)
                 if self.task is not None:

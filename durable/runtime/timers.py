@@ -5,20 +5,24 @@ from __future__ import annotations
 import heapq
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 
 from durable.clock import Clock, Thread
 
 
-@dataclass(order=True)
 class Timer:
-    """A function to be called once, at a moment."""
+    """A function to be called once, at a moment; of one moment, in the order of their making."""
 
-    at: float
-    order: int
-    action: Callable[[], None] = field(compare=False)
-    cancelled: bool = field(default=False, compare=False)
+    __slots__ = ("action", "at", "cancelled", "order")
+
+    def __init__(self, at: float, order: int, action: Callable[[], None]) -> None:
+        self.at = at
+        self.order = order
+        self.action = action
+        self.cancelled = False
+
+    def __lt__(self, other: Timer) -> bool:
+        return (self.at, self.order) < (other.at, other.order)
 
 
 class Timers:

@@ -13,7 +13,7 @@ from functools import partial
 from types import TracebackType
 from typing import Protocol, Self
 
-from durable.clock import LOOK_AGAIN, Clock
+from durable.clock import LOOK_AGAIN, Bell, Clock
 from durable.runtime.loops import OnLoop
 from durable.store.database import Watch
 
@@ -39,7 +39,7 @@ class Waiting:
 
     def listen(self, *keys: str) -> Listener:
         """A listener for those keys, to be used in a ``with`` block."""
-        return Listener(self, keys)
+        return Listener(self, keys, self.clock.bell())
 
     def listen_on(self, loop: OnLoop, *keys: str) -> AsyncListener:
         """A listener for a coroutine on that loop, to be used in a ``with`` block."""
@@ -82,6 +82,8 @@ class _Registered(ABC):
     One that polls has a `watch` of the file, which it closes at the end.
     """
 
+    __slots__ = ("_waiting", "_watch", "keys")
+
     def __init__(self, waiting: Waiting, keys: tuple[str, ...], watch: Watch | None) -> None:
         self.keys = keys
         self._waiting = waiting
@@ -121,9 +123,13 @@ class _Registered(ABC):
 class Listener(_Registered):
     """One thread that waits for keys."""
 
-    def __init__(self, waiting: Waiting, keys: tuple[str, ...], watch: Watch | None = None) -> None:
+    __slots__ = ("_bell",)
+
+    def __init__(
+        self, waiting: Waiting, keys: tuple[str, ...], bell: Bell, watch: Watch | None = None
+    ) -> None:
         super().__init__(waiting, keys, watch)
-        self._bell = waiting.clock.bell()
+        self._bell = bell  # made by the caller: in here, it would need the most stack of all
 
     def wake(self) -> None:
         """Let `wait` return."""
@@ -209,7 +215,7 @@ class PolledWaiting(Waiting):
 
     def listen(self, *keys: str) -> Listener:
         """A listener that any change of the file wakes."""
-        return _PolledListener(self, keys, self._watch())
+        return _PolledListener(self, keys, self.clock.bell(), self._watch())
 
     def listen_on(self, loop: OnLoop, *keys: str) -> AsyncListener:
         """A listener for a coroutine that any change of the file wakes."""

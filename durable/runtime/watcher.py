@@ -8,15 +8,20 @@ from functools import partial
 from durable.clock import Thread
 from durable.errors import DurableError, EngineClosed
 from durable.runtime.host import Host, log
-from durable.runtime.waiting import POLL_SECONDS
 from durable.store import signals
 from durable.store.database import Watch
 
 FORGET_EVERY = 1000
 
+# How often it looks. A look takes a few microseconds, but to wake a processor for it takes fifty:
+# so it looks seldom while nobody writes, and often once somebody did, who may soon do so again.
+LOOK_EVERY = 0.03
+LOOK_OFTEN_EVERY = 0.01
+LOOK_OFTEN_FOR = 1.0
+
 
 class Watcher:
-    """A thread that looks every 20 ms whether another connection has committed."""
+    """A thread that looks, 33 times a second or more, whether another connection has committed."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -27,6 +32,7 @@ class Watcher:
         self._seen = 0
         self._forgotten = 0
         self._complained = False
+        self._look_often_until = 0.0
         self._thread: Thread | None = None
 
     def look(self) -> None:
@@ -55,6 +61,7 @@ class Watcher:
         self._seen, keys = self._host.database.read(lambda tx: signals.after(tx, after))
         if keys:
             self._host.notified(keys)
+            self._look_often_until = self._host.clock.now() + LOOK_OFTEN_FOR
         if self._seen - self._forgotten >= FORGET_EVERY:
             self.forget()
 
@@ -65,12 +72,7 @@ class Watcher:
         self._forgotten = seen
 
     def _run(self, watch: Watch) -> None:
-        while True:
-            with self._mutex:
-                tick = self._host.clock.now() + POLL_SECONDS
-                self._host.clock.wait(self._condition, lambda: self._closed, tick)
-                if self._closed:
-                    return
+        while self._pause():
             self._host.database.notify()  # what an interrupted thread did not tell of
             try:
                 if watch.changed():
@@ -80,6 +82,17 @@ class Watcher:
                 return
             except DurableError as error:
                 self._complain(error)
+
+    def _pause(self) -> bool:
+        """Wait until the next look; False if there is none any more."""
+        clock = self._host.clock
+        now = clock.now()
+        next_at = now + (LOOK_OFTEN_EVERY if now < self._look_often_until else LOOK_EVERY)
+        with self._mutex:
+            return not clock.wait(self._condition, self._is_closed, next_at)
+
+    def _is_closed(self) -> bool:
+        return self._closed
 
     def _complain(self, error: DurableError) -> None:
         """Log what is wrong with the file, once as long as it lasts."""

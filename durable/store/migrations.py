@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import pkgutil
 import sqlite3
 from collections.abc import Sequence
-from importlib import resources
 from typing import Final
 
 from durable.errors import NewerSchema, NotADurableFile
@@ -17,7 +17,9 @@ MIGRATIONS: Sequence[str] = ()
 
 def schema() -> str:
     """The text of schema.sql."""
-    return resources.files("durable.store").joinpath("schema.sql").read_text("utf-8")
+    text = pkgutil.get_data("durable.store", "schema.sql")
+    assert text is not None, "the package was installed without its schema.sql"
+    return text.decode("utf-8")
 
 
 def prepare(

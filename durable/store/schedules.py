@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from durable.errors import ScheduleNotFound
 from durable.store.faults import DamagedRow
@@ -13,8 +12,7 @@ from durable.store.tx import Tx
 KEY = "schedules"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Declared:
+class Declared(NamedTuple):
     """What a program says of a schedule."""
 
     name: str
@@ -25,10 +23,15 @@ class Declared:
     timeout: float | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class State(Declared):
+class State(NamedTuple):
     """A schedule as the file has it; `declared` by the program that opened the file last."""
 
+    name: str
+    workflow: str
+    cron: str
+    tz: str
+    missed: str
+    timeout: float | None
     paused: bool
     passed_at: float
     last_at: float | None

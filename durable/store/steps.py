@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from durable.store.tx import Tx
@@ -47,24 +49,25 @@ class Record(NamedTuple):
 
 def load(tx: Tx, workflow: int) -> dict[Place, Record]:
     """All that the run has recorded."""
+    return load_all(tx, [workflow])[workflow]
+
+
+def load_all(tx: Tx, workflows: Sequence[int]) -> dict[int, dict[Place, Record]]:
+    """All that each of the runs has recorded."""
     rows = tx.execute(
         """
-        SELECT lane, number, name, outcome, value, attempt, until_at, started_at
+        SELECT workflow, lane, number, name, outcome, value, attempt, until_at, started_at
           FROM durable_step
-         WHERE workflow = :workflow
+         WHERE workflow IN (SELECT value FROM json_each(:workflows))
         """,
-        {"workflow": workflow},
+        {"workflows": json.dumps(workflows)},
     )
-    return {
-        Place(lane, number): Record(
-            name,
-            None if outcome is None else Outcome(outcome, value),
-            attempt,
-            until_at,
-            started_at,
-        )
-        for lane, number, name, outcome, value, attempt, until_at, started_at in rows
-    }
+    found: dict[int, dict[Place, Record]] = {workflow: {} for workflow in workflows}
+    for workflow, lane, number, name, kind, value, attempt, until_at, started_at in rows:
+        outcome = None if kind is None else Outcome(kind, value)
+        record = Record(name, outcome, attempt, until_at, started_at)
+        found[workflow][Place(lane, number)] = record
+    return found
 
 
 def decide(

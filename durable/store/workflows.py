@@ -69,6 +69,13 @@ class State(NamedTuple):
     dedup: str | None
 
 
+class Present(NamedTuple):
+    """What may change of an unfinished run; all else is as it was as long as the epoch is."""
+
+    epoch: int
+    holder: int | None
+
+
 class Ending(NamedTuple):
     """How a run ended, as recorded texts."""
 
@@ -166,6 +173,19 @@ def unfinished(tx: Tx, *, after: int, limit: int) -> list[State]:
         {"after": after, "limit": limit},
     )
     return [state_of(row) for row in rows]
+
+
+def present(tx: Tx, seqs: Sequence[int]) -> dict[int, Present]:
+    """Those of the runs that are unfinished: which run it is by now, and who has it."""
+    rows = tx.execute(
+        """
+        SELECT seq, epoch, holder
+          FROM durable_workflow
+         WHERE seq IN (SELECT value FROM json_each(:seqs)) AND status = 'PENDING'
+        """,
+        {"seqs": json.dumps(seqs)},
+    )
+    return {seq: Present(epoch, holder) for seq, epoch, holder in rows}
 
 
 def last(tx: Tx) -> int:

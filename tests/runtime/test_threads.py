@@ -16,9 +16,13 @@ from durable.runtime.threads import Threads
 from tests.support import PATIENCE, Gate, until
 
 
+def raise_again(name: str, error: Exception) -> None:
+    raise error
+
+
 @pytest.fixture
 def threads() -> Iterator[Threads]:
-    threads = Threads(SystemClock())
+    threads = Threads(SystemClock(), raise_again)
     yield threads
     threads.close(PATIENCE)
 
@@ -116,7 +120,7 @@ def test_a_free_thread_ends_after_a_while(
 
 def test_close_ends_the_free_ones_and_waits_for_the_others() -> None:
     """After `close` there is no thread; what is stuck is waited for as long as told."""
-    threads, gate = Threads(SystemClock()), Gate()
+    threads, gate = Threads(SystemClock(), raise_again), Gate()
     run(threads, "durable free", lambda: None)
     threads.run("durable busy", gate.pass_through)
     gate.wait_reached()

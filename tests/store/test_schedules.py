@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
@@ -61,7 +60,7 @@ def test_declared_again_it_keeps_its_place(database: Database) -> None:
     """With another policy, another workflow and another timeout, too."""
     declare(database, DAILY, now=100.0)
     passes(database, 150.0)
-    new = replace(DAILY, missed="all", workflow="app:other", timeout=5.0)
+    new = DAILY._replace(missed="all", workflow="app:other", timeout=5.0)
     state = declare(database, new, now=200.0)
     assert (state.passed_at, state.last_at) == (150.0, 150.0)
     assert (state.missed, state.workflow, state.timeout) == ("all", "app:other", 5.0)
@@ -71,7 +70,7 @@ def test_declared_again_it_keeps_its_place(database: Database) -> None:
 def test_other_moments_begin_now(database: Database, change: dict[str, str]) -> None:
     """What a new expression would have run in the past was not missed; nothing goes back."""
     declare(database, DAILY, now=100.0)
-    assert declare(database, replace(DAILY, **change), now=200.0).passed_at == 200.0
+    assert declare(database, DAILY._replace(**change), now=200.0).passed_at == 200.0
     assert declare(database, DAILY, now=150.0).passed_at == 200.0
 
 
@@ -113,7 +112,7 @@ def test_declared_is_what_the_last_engine_declares(database: Database) -> None:
 def test_schedules_are_listed_by_name(database: Database) -> None:
     """An unknown name is told them."""
     for name in ("b", "a"):
-        declare(database, replace(DAILY, name=name), now=100.0)
+        declare(database, DAILY._replace(name=name), now=100.0)
     assert [each.name for each in database.read(schedules.everything)] == ["a", "b"]
     with pytest.raises(ScheduleNotFound, match="no schedule 'c' in this file: it has 'a', 'b'"):
         find(database, "c")
