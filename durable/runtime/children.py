@@ -59,6 +59,7 @@ def _end_outside(
     file: File, scope: Scope | None, workflow_id: str, timeout: float | None
 ) -> Flow[Outcome]:
     """How the workflow ended, for those who record nothing; TIMEOUT if it is not over in time."""
+    file.database.check_process()  # a forked child has the fates, but nobody decides them there
     deadline = None if timeout is None else file.clock.now() + timeout
     fate = file.fates.of(workflow_id)
     if fate is not None:
