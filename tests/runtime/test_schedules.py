@@ -941,6 +941,7 @@ def program(engine: TestEngine) -> None:
     (handle,) = engine.backfill("job", START, minutes(1))
     assert handle.result() == ["00:00", "00:00"]
     engine.trigger("job", id="now").result()
+    engine.clock.settle()  # after a crash, what was missed is made up for beside the program
     for at in ("00:05", "00:10"):
         assert engine.handle(f"job@2026-01-01T{at}:00Z").result() == [at, at]
     with pytest.raises(WorkflowNotFound):
@@ -969,6 +970,7 @@ def short_program(engine: TestEngine) -> None:
         durable.sleep_until(minutes(7))
 
     seven.options(id="seven").start().result()
+    engine.clock.settle()  # after a crash, what was missed is made up for beside the program
     assert engine.handle("job@2026-01-01T00:05:00Z").result() == minutes(5)
 
 
