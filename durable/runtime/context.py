@@ -291,41 +291,30 @@ def in_coroutine() -> Scope | None:
     return scope
 
 
-def enter(scope: Scope | None) -> None:
-    """From here on, in this context, code takes its numbers there."""
-    _scope.set(scope)
+# Both are the methods themselves: what a ``finally`` puts back is back, wherever a Ctrl-C comes.
+
+here = _scope.get
+"""The scope of the calling code, or None: to be entered again at the end of another."""
+
+enter = _scope.set
+"""From here on, in this context, code takes its numbers in that scope."""
 
 
-class enter_run:  # noqa: N801 - a function to those who use it
-    """The calling thread runs the body of the workflow.
-
-    No ``@contextmanager``: its generator would last as long as the workflow, and many wait.
-    """
-
-    __slots__ = ("_before", "_scope")
-
-    def __init__(self, host: Host, run: Run) -> None:
-        self._scope = Scope(host, run, threading.get_ident())
-        self._before = _scope.get()
-
-    def __enter__(self) -> Scope:
-        _scope.set(self._scope)
-        return self._scope
-
-    def __exit__(self, *_: object) -> None:
-        _scope.set(self._before)
+def enter_run(host: Host, run: Run) -> Scope:
+    """The calling thread runs the body of the workflow, until it enters what was `here` before."""
+    scope = Scope(host, run, threading.get_ident())
+    enter(scope)
+    return scope
 
 
-def enter_step(scope: Scope, step: StepCall) -> Scope | None:
-    """From here on, in this context, code is in the step; where it was before."""
-    before = _scope.get()
-    _scope.set(Scope(scope.host, scope.run, threading.get_ident(), scope.lane, step=step))
-    return before
+def enter_step(scope: Scope, step: StepCall) -> None:
+    """The calling code runs the body of a step, until it enters what was `here` before."""
+    enter(Scope(scope.host, scope.run, threading.get_ident(), scope.lane, step=step))
 
 
 def run_in_step(scope: Scope, step: StepCall, body: Callable[[], T]) -> T:
     """What the body of a step returns, run on the calling thread."""
-    before = _scope.get()
+    before = here()
     try:
         enter_step(scope, step)
         unguard = scope.host.hooks.unguard
@@ -334,7 +323,7 @@ def run_in_step(scope: Scope, step: StepCall, body: Callable[[], T]) -> T:
         with unguard():
             return body()
     finally:
-        _scope.set(before)
+        enter(before)
 
 
 # ---------------------------------------------------------------------- engines

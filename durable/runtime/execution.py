@@ -19,7 +19,7 @@ from durable.errors import (
 )
 from durable.runtime import steps
 from durable.runtime.checkpoint import error_outcome
-from durable.runtime.context import body_scope, enter_run
+from durable.runtime.context import body_scope, enter, enter_run, here
 from durable.runtime.flows import Actor, Flow, Outside, Write, drive, drive_async, perform_in
 from durable.runtime.hooks import Guard
 from durable.runtime.host import Host, log
@@ -194,10 +194,12 @@ class Body:
 
 def call_body(host: Host, run: Run) -> Ended | None:
     """The outcome of the function; None if the run was stopped, whatever the function says."""
+    before = here()
     try:
         if host.stopping:
             run.stop(host.closed_error())
-        with enter_run(host, run) as scope:
+        try:
+            scope = enter_run(host, run)
             run.check()
             try:
                 value = _function_result(host, run)
@@ -205,6 +207,8 @@ def call_body(host: Host, run: Run) -> Ended | None:
                 finish_all(scope)
                 raise
             finish_all(scope)
+        finally:
+            enter(before)
         run.check()
         return Ended(_encode(host, run, value))
     except Stopped:
@@ -219,15 +223,19 @@ async def await_body(host: Host, run: Run) -> Ended | None:
     """As `call_body`, for a coroutine; the tasks that it leaves are cancelled at its end."""
     task = asyncio.current_task()
     assert task is not None
+    before = here()
     try:
         if host.stopping:
             run.stop(host.closed_error())
-        with enter_run(host, run):
+        try:
+            enter_run(host, run)
             run.check()
             try:
                 value = await _awaited_result(host, run)
             finally:
                 await _end_tasks(run)
+        finally:
+            enter(before)
         run.check()
         return Ended(_encode(host, run, value))
     except (KeyboardInterrupt, SystemExit):

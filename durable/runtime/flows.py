@@ -19,6 +19,7 @@ from durable.runtime.context import (
     WasCancelled,
     enter,
     enter_step,
+    here,
     run_in_step,
 )
 from durable.runtime.file import File
@@ -316,8 +317,9 @@ class Call:
         task = asyncio.current_task(None if on_loop is None else on_loop.loop)
         assert task is not None
         asked = task.cancelling()
-        before = enter_step(self.scope, self.step)
+        before = here()
         try:
+            enter_step(self.scope, self.step)
             value = self.fn()
             if not isinstance(value, CoroutineType):  # something else was put in its place
                 return value
