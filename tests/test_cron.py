@@ -183,11 +183,11 @@ def test_random_expressions_over_a_month() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("zone", ZONES[:4])
-def test_ten_years_minute_by_minute(zone: str) -> None:
-    """Each minute of ten years, with expressions of all forms."""
+def test_two_years_minute_by_minute(zone: str) -> None:
+    """Each minute of two years, with expressions of all forms."""
     rng = random.Random(new_seed())
     for expression in ["30 2 * * *", *islice(expressions(rng), 1)]:
-        check(expression, zone, at("2010-01-01"), at("2020-01-01"))
+        check(expression, zone, at("2010-01-01"), at("2012-01-01"))
 
 
 # ---------------------------------------------------------------------- a daily job
@@ -208,32 +208,38 @@ def check_daily(zone: str, clock: str, start: int, end: int) -> None:
     assert found == sorted(each for each in expected if start < each <= end), (zone, clock)
 
 
-def check_around_changes(zone: str, start: int, end: int) -> None:
-    """A job that falls into what is left out, or comes twice, at each change, and one at 02:30."""
+def check_around(zone: str, change: int) -> None:
+    """A job that falls into what is left out there, or comes twice, and one at 02:30."""
+    before, after = offsets_around(zone, change)
+    middle = at_wall(UTC, change + (before + after) // 2).strftime("%H:%M")
+    for clock in {middle, "02:30"}:
+        check_daily(zone, clock, change - 3 * 86_400, change + 3 * 86_400)
+
+
+def offsets_around(zone: str, change: int) -> tuple[int, int]:
+    """What the zone is ahead of UTC before the change, and after it."""
     where = find_zone(zone)
-    for change in changes(zone, start, end):
-        before, after = offset_at(where, change - 1), offset_at(where, change)
-        middle = at_wall(UTC, change + (before + after) // 2).strftime("%H:%M")
-        for clock in {middle, "02:30"}:
-            check_daily(zone, clock, change - 3 * 86_400, change + 3 * 86_400)
+    return offset_at(where, change - 1), offset_at(where, change)
 
 
 @pytest.mark.parametrize("zone", ZONES)
 def test_a_daily_job_around_the_changes_of_ten_years(zone: str) -> None:
     """Once on each day, whatever the clocks do."""
-    check_around_changes(zone, at("2006-01-01"), at("2016-01-01"))
+    for change in changes(zone, at("2006-01-01"), at("2016-01-01")):
+        check_around(zone, change)
 
 
 @pytest.mark.slow
-def test_a_daily_job_in_all_zones_at_all_their_changes() -> None:
-    """N42: once on each local day, in every zone of tzdata, from 1970 until the rules repeat."""
-    start, end = at("1970-01-02"), at("2038-01-01")
+def test_a_daily_job_in_all_zones_at_all_kinds_of_changes() -> None:
+    """N42: once on each local day, in every zone of tzdata, from 2000 until the rules repeat."""
     seen = set()
     for zone in sorted(zoneinfo.available_timezones()):
-        moved = (offset_at(find_zone(zone), start), *changes(zone, start, end))
-        if moved not in seen:  # many zones have several names
-            seen.add(moved)
-            check_around_changes(zone, start, end)
+        for change in changes(zone, at("2000-01-01"), at("2038-01-01")):
+            kind = (*offsets_around(zone, change), change % 86_400)
+            if kind not in seen:  # from where to where, at which time of the day
+                seen.add(kind)
+                check_around(zone, change)
+    assert len(seen) > 50
 
 
 @pytest.mark.slow

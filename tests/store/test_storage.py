@@ -697,8 +697,8 @@ def test_n37_the_write_ahead_log_stays_small(path: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_n37_the_write_ahead_log_stays_small_for_long(path: str) -> None:
-    """N37: 100,000 writes."""
-    assert write_many(path, 100_000) < 16 << 20
+    """N37: 100,000 writes, of 400 MB: it holds what came during the longest look of the reader."""
+    assert write_many(path, 100_000) < 64 << 20
     assert left_behind(path) == ["test.db"]
 
 
