@@ -54,7 +54,7 @@ def load(tx: Tx, workflow: int) -> dict[Place, Record]:
 
 def load_all(tx: Tx, workflows: Sequence[int]) -> dict[int, dict[Place, Record]]:
     """All that each of the runs has recorded."""
-    rows = tx.execute(
+    rows = tx.rows(
         """
         SELECT workflow, lane, number, name, outcome, value, attempt, until_at, started_at
           FROM durable_step

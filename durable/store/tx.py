@@ -29,7 +29,7 @@ class Tx:
         return cast("sqlite3.Row | None", self.execute(sql, values).fetchone())
 
     def rows(self, sql: str, values: dict[str, Any]) -> list[sqlite3.Row]:
-        """All rows, fetched: an open cursor would hold the write-ahead log."""
+        """All rows, fetched: an open cursor, left by a Ctrl-C, would hold the write-ahead log."""
         return self.execute(sql, values).fetchall()
 
     @contextmanager

@@ -177,7 +177,7 @@ def unfinished(tx: Tx, *, after: int, limit: int) -> list[State]:
 
 def present(tx: Tx, seqs: Sequence[int]) -> dict[int, Present]:
     """Those of the runs that are unfinished: which run it is by now, and who has it."""
-    rows = tx.execute(
+    rows = tx.rows(
         """
         SELECT seq, epoch, holder
           FROM durable_workflow
