@@ -317,12 +317,17 @@ _moments = itertools.count(1)
 
 def tell_moment(text: str) -> None:
     """Begin the next moment of the story."""
-    print(f"\n{next(_moments):2}. {text}", flush=True)
+    say(f"\n{next(_moments):2}. {text}")
 
 
 def tell(text: str) -> None:
     """Tell what somebody does."""
-    print(f"      {text}", flush=True)
+    say(f"      {text}")
+
+
+def say(line: str) -> None:
+    """Print a line in one piece: the bank tells what it does on threads of its own."""
+    print(f"{line}\n", end="", flush=True)
 
 
 def tell_post(url: str, body: str = "") -> tuple[int, str]:
