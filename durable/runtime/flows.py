@@ -278,7 +278,7 @@ class Pause:
     async def perform_async(self, actor: Actor) -> None:
         """As `perform`."""
         file, until = actor.file, self.until
-        with file.waiting.listen_on(file.on_loop(), *actor.stop_keys) as listener:
+        with file.waiting.listen_on(actor.on_loop(), *actor.stop_keys) as listener:
             while file.clock.now() < until:
                 actor.check()
                 await listener.wait(until)
