@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import durable
+from durable import Engine, workflow
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 
@@ -62,3 +63,17 @@ def test_all_told_names_exist() -> None:
     """What the README calls durable.something is there."""
     for name in set(re.findall(r"\bdurable\.(\w+)", README)) - {"errors", "py"}:
         assert hasattr(durable, name), name
+
+
+def test_what_the_file_tells_is_named_tuples(engine: Engine) -> None:
+    """A program that prints JSON makes dicts of them."""
+
+    @workflow(name="told")
+    def told() -> int:
+        return durable.run_step(int, "7")
+
+    handle = told.start()
+    handle.result()
+    assert handle.info()._asdict()["name"] == "told"
+    assert [each._asdict()["value"] for each in handle.steps()] == [7]
+    assert [each._asdict()["result"] for each in engine.workflows()] == [7]

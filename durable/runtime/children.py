@@ -112,11 +112,7 @@ def _end_of(tx: Tx, workflow_id: str, scope: Scope | None) -> Subject:
         return Subject((), lambda tx, place: missing)
     seq = state.seq
     warn_if_behind(scope, tx, state)
-
-    def find(tx: Tx, place: Place) -> Outcome | None:
-        return _find_end(tx, workflow_id, seq)
-
-    return Subject((workflows.key(seq),), find)
+    return Subject((workflows.key(seq),), lambda tx, place: _find_end(tx, workflow_id, seq))
 
 
 # ---------------------------------------------------------------------- the end of several

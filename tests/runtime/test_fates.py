@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -30,6 +32,23 @@ def waiting_for(handle: Handle[Any]) -> tuple[threading.Thread, list[Any]]:
     return thread, got
 
 
+@contextmanager
+def stuck_run() -> Iterator[Handle[Any]]:
+    """A run whose body goes on, whatever it is told, until the block has ended."""
+    gate = Gate()
+
+    @workflow
+    def stuck() -> None:
+        gate.pass_through()
+
+    handle = stuck.start()
+    gate.wait_reached()
+    try:
+        yield handle
+    finally:
+        gate.open()
+
+
 def test_each_result_is_an_object_of_its_own(engine: Engine) -> None:
     """What one caller does with the list is nothing to the next one."""
     handle = workflow(lambda: [1], name="fates:list").start()
@@ -39,52 +58,28 @@ def test_each_result_is_an_object_of_its_own(engine: Engine) -> None:
 
 def test_who_waits_hears_of_a_cancel_while_the_body_goes_on(engine: Engine) -> None:
     """A body that cannot be interrupted does not keep those who wait for it."""
-    gate = Gate()
-
-    @workflow
-    def stuck() -> None:
-        gate.pass_through()
-
-    handle = stuck.start()
-    gate.wait_reached()
-    thread, got = waiting_for(handle)
-    handle.cancel()
-    thread.join(PATIENCE)
-    gate.open()
+    with stuck_run() as handle:
+        thread, got = waiting_for(handle)
+        handle.cancel()
+        thread.join(PATIENCE)
     assert isinstance(got[0], durable.WorkflowCancelled)
 
 
 def test_a_cancel_before_the_wait(engine: Engine) -> None:
     """It is known at once, although the body goes on."""
-    gate = Gate()
-
-    @workflow
-    def stuck() -> None:
-        gate.pass_through()
-
-    handle = stuck.start()
-    gate.wait_reached()
-    handle.cancel()
-    with pytest.raises(durable.WorkflowCancelled):
-        handle.result(PATIENCE)
-    gate.open()
+    with stuck_run() as handle:
+        handle.cancel()
+        with pytest.raises(durable.WorkflowCancelled):
+            handle.result(PATIENCE)
 
 
 def test_a_cancel_from_another_process_is_heard(engine: Engine, path: str) -> None:
     """As any other that has the file open."""
-    gate = Gate()
-
-    @workflow
-    def stuck() -> None:
-        gate.pass_through()
-
-    handle = stuck.start()
-    gate.wait_reached()
-    thread, got = waiting_for(handle)
-    with Client(path) as client:
-        client.cancel(handle.id)
-    thread.join(PATIENCE)
-    gate.open()
+    with stuck_run() as handle:
+        thread, got = waiting_for(handle)
+        with Client(path) as client:
+            client.cancel(handle.id)
+        thread.join(PATIENCE)
     assert isinstance(got[0], durable.WorkflowCancelled)
 
 

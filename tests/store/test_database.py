@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,18 @@ class Bench:
 
         They are queued while another caller is held up in its commit.
         """
-        gate, leader = self.hold_up()
+        return self._run_behind(*self.hold_up(), actions)
+
+    def behind_a_transaction(self, *actions: Callable[[], Any]) -> list[Caller]:
+        """As `behind_a_commit`; the other caller is held up in its function, before it commits."""
+        gate = Gate()
+        leader = Caller(lambda: self.database.write("slow", lambda tx: gate.pass_through()))
+        gate.wait_reached()
+        return self._run_behind(gate, leader, actions)
+
+    def _run_behind(
+        self, gate: Gate, leader: Caller, actions: Iterable[Callable[[], Any]]
+    ) -> list[Caller]:
         callers = []
         for action in actions:
             callers.append(Caller(action))
@@ -184,32 +195,18 @@ def test_callers_that_come_while_a_commit_is_held_up_share_the_next_one(bench: B
 
 def test_callers_that_come_before_a_commit_share_it(bench: Bench) -> None:
     """While the leader is still at work on its transaction, they are taken in."""
-    gate = Gate()
-    leader = Caller(lambda: bench.database.write("slow", lambda tx: gate.pass_through()))
-    gate.wait_reached()
-    callers = [Caller(lambda n=n: bench.add(n)) for n in range(20)]
-    bench.clock.wait_for_waiters(20)
-    gate.open()
-    for caller in [leader, *callers]:
-        caller.join()
+    bench.behind_a_transaction(*[lambda n=n: bench.add(n) for n in range(20)])
 
-    assert sorted(bench.rows()) == list(range(20))
+    assert bench.rows() == list(range(20))
     assert bench.commits() == 1
 
 
 def test_a_commit_ends_however_many_come(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that has enough takes in no more: they share the next."""
     monkeypatch.setattr("durable.store.database.MOST_TOGETHER", 1)
-    gate = Gate()
-    leader = Caller(lambda: bench.database.write("slow", lambda tx: gate.pass_through()))
-    gate.wait_reached()
-    callers = [Caller(lambda n=n: bench.add(n)) for n in range(5)]
-    bench.clock.wait_for_waiters(5)
-    gate.open()
-    for caller in [leader, *callers]:
-        caller.join()
+    bench.behind_a_transaction(*[lambda n=n: bench.add(n) for n in range(5)])
 
-    assert sorted(bench.rows()) == list(range(5))
+    assert bench.rows() == list(range(5))
     assert bench.commits() == 2
 
 
