@@ -248,6 +248,7 @@ class Engine(Client):
         exit left unfinished while the engine stayed open. WorkflowNotFound for an unknown id.
         """
         host = self._open_engine()
+        host.database.settle()  # what the file is about to have is recovered as well
         if ids is None:
             states = host.database.read(partial(workflows.unfinished, after=0, limit=-1))
             wanted = [state.id for state in states]

@@ -336,9 +336,10 @@ def _finish(host: Host, run: Run, outcome: Outcome) -> Flow[bool]:
 def _leave_unfinished(host: Host, run: Run, error: BaseException) -> Flow[None]:
     """Say in the file why the run does not go on, and stop the one that waits for it.
 
-    Where the file or the engine is what failed, there is nothing to be said.
+    Where the file or the engine is what failed, there is nothing to be said. One that was lost
+    (`Host.let_go`) has nobody who waits for it: its parent may have been taken up since.
     """
-    if run.parent_id is not None:
+    if run.parent_id is not None and run in host.runs.of(run.id):
         for parent in host.runs.of(run.parent_id):
             host.stop(parent, error)
     if isinstance(error, (StorageError, EngineClosed)):

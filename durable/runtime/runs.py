@@ -78,8 +78,8 @@ class Run:
     """What it holds in a queue, if it is of one."""
     fate: Fate | None = None
     """Where those look who wait for its end in this process, if there may be any."""
-    thread: int | None = field(default_factory=threading.get_ident)
-    """The thread that runs it, or is about to have it run; None once it has one of its own."""
+    thread: int | None = None
+    """The thread that took it in hand, while that may yet drop it: None once it has its own."""
 
     # What few runs have is made when it is asked for: there may be ten thousand that wait.
 
@@ -186,7 +186,8 @@ class Runs:
         self._claimed: set[str] = set()
 
     def add(self, run: Run) -> None:
-        """The run is in the hands of this process."""
+        """The run is in the hands of this process: the calling thread runs it, or has it run."""
+        run.thread = threading.get_ident()
         with self._mutex:
             self._active.setdefault(run.id, []).append(run)
             self._failures.pop(run.id, None)

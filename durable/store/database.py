@@ -171,6 +171,13 @@ class Database:
         writer.start()
         return request.outcome
 
+    def settle(self) -> None:
+        """Wait until all that was queued is written or dropped, also what a Ctrl-C left behind.
+
+        The write of a caller that was interrupted while it waited may be in a commit under way.
+        """
+        self.write("settle", lambda tx: None)
+
     def read(self, fn: Callable[[Tx], T]) -> T:
         """What `fn` returns, run on a snapshot by a connection that cannot write."""
         self.check_process()

@@ -167,6 +167,8 @@ class Trial:
             self.check_the_rest_is_done_once()
         except BaseException as error:
             error.add_note(f"interrupted at {self.interruption.where}")
+            with suppress(Exception):
+                self.engine.close(timeout=0)  # the tests after this one are not to blame
             raise
         shutil.rmtree(self.path.parent)
         return self.interruption.happened

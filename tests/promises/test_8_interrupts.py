@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 import durable
 from durable import Engine, Status, step, testing, workflow
+from durable.runtime import execution
+from durable.runtime.runs import Run
+from durable.store.database import Database
 from tests.promises.programs import PROGRAMS
+from tests.support import Gate, until
 
 interrupts: list[type[BaseException]] = []
 
@@ -25,6 +31,11 @@ def job(in_step: bool) -> str:
     return interrupted.fn()
 
 
+def run_of_job(run_id: str, *, parent_id: str | None = None) -> Run:
+    spec = job._spec
+    return Run(run_id, spec.name, spec, input="[[true],{}]", seed="", parent_id=parent_id)
+
+
 @pytest.mark.parametrize("in_step", [True, False])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_an_interrupt_is_no_outcome(path: str, error: type[BaseException], in_step: bool) -> None:
@@ -41,6 +52,56 @@ def test_an_interrupt_is_no_outcome(path: str, error: type[BaseException], in_st
         engine.close()
     with Engine(path) as engine:
         assert [engine.handle(each).result() for each in ("called", "started")] == ["done"] * 2
+
+
+def test_recover_takes_up_what_an_interrupted_start_had_queued(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The write was in a commit of others that was still under way when the program went on."""
+
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    database, gate = engine._open_engine().database, Gate()
+    with ThreadPoolExecutor() as pool:
+        pool.submit(database.write, "slow", lambda tx: gate.pass_through())
+        gate.wait_reached()
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Database, "_follow", interrupt)
+            job.options(id="new").start(True)
+        recovered = pool.submit(engine.recover)
+        until(lambda: recovered.done() or database._queue[-1].label == "settle")
+        gate.open()
+        assert [each.result() for each in recovered.result()] == ["done"]
+
+
+def test_what_is_left_of_an_interrupted_run_does_not_stop_the_next_one(engine: Engine) -> None:
+    """The thread of a child begins late, when its parent has been taken up again."""
+
+    @workflow
+    def parent() -> str:
+        return str(durable.recv())
+
+    host = engine._open_engine()
+    handle = parent.options(id="one").start()
+    child = run_of_job("one.1", parent_id="one")
+    host.runs.add(child)
+    host.let_go(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        execution.run_here(host, child)
+    engine.send("one", "m")
+    assert handle.result() == "m"
+
+
+def test_an_interrupt_stops_nothing_that_another_thread_takes_up(engine: Engine) -> None:
+    """Not even where the thread that was interrupted had led the commit that took it up."""
+    host, run = engine._open_engine(), run_of_job("one")
+    with ThreadPoolExecutor() as pool:
+        pool.submit(host.runs.add, run).result()
+        host.let_go(KeyboardInterrupt())
+        assert not run.stopping
+        pool.submit(host.let_go, KeyboardInterrupt()).result()
+    assert run.stopping
 
 
 @pytest.mark.slow
