@@ -77,12 +77,12 @@ def _end_outside(
 def _wait_here(file: File, fate: Fate, deadline: float | None) -> Flow[None]:
     """Wait for a run of this process without a look at the file, as long as it goes on.
 
-    Whatever ends or stops it tells so under its `stop_key`, and after it did.
+    Whatever ends or stops it tells so under one of its keys, and after it did.
     """
     run = fate.run
     if run is None or fate.outcome is not None:
         return
-    with (yield Listen(run.stop_key)) as listener:
+    with (yield Listen(run.stop_key, run.end_key)) as listener:
         while fate.run is run and fate.outcome is None and not run.stopping:
             if deadline is not None and file.clock.now() >= deadline:
                 return

@@ -128,12 +128,7 @@ def _live(host: Host, run: Run) -> Flow[Ended | None]:
         ended = _what_counts(run, (yield Body(host, run)))
         if ended is None:
             return None
-        if not (yield from _finish(host, run, ended.outcome)):
-            return None
-        if run.fate is not None and not isinstance(ended.error, NonDeterminism):
-            run.fate.decide(ended.outcome)  # nothing can change it; `resume` can, of the others
-            host.waiting.notify([run.stop_key])  # who waits need not wait for what comes below
-        return ended
+        return ended if (yield from _finish(host, run, ended)) else None
     except GeneratorExit as error:
         run.stop(error)  # nobody drives it any more: a Ctrl-C, or its event loop was closed
         raise
@@ -309,8 +304,9 @@ def _encode(host: Host, run: Run, value: object) -> Outcome:
         raise SerializationError(error.path, error.reason, what) from error
 
 
-def _finish(host: Host, run: Run, outcome: Outcome) -> Flow[bool]:
+def _finish(host: Host, run: Run, ended: Ended) -> Flow[bool]:
     """Record the outcome; False if the run had ended otherwise."""
+    outcome = ended.outcome
     failed = outcome.kind == ERROR
 
     def write(tx: Tx) -> bool:
@@ -327,7 +323,12 @@ def _finish(host: Host, run: Run, outcome: Outcome) -> Flow[bool]:
             run.slot.hand_over(tx, now)
         return finished
 
-    finished: bool = yield Write(f"finish {run.name}", write)
+    def decide(finished: bool) -> None:
+        # What ended so can be resumed: its fate is not decided for good.
+        if finished and run.fate is not None and not isinstance(ended.error, NonDeterminism):
+            run.fate.decide(outcome)
+
+    finished: bool = yield Write(f"finish {run.name}", write, decide)
     if finished and run.slot is not None:
         run.slot.handed_over()
     return finished

@@ -18,7 +18,11 @@ class GoingOn(Protocol):
 
     @property
     def stop_key(self) -> str:
-        """What is notified when it stops, or has ended."""
+        """What is notified when it stops, or goes on no more."""
+
+    @property
+    def end_key(self) -> str:
+        """What is notified when its end is committed."""
 
 
 class Fate:

@@ -129,18 +129,21 @@ Flow = Generator[Command, Any, T]
 
 
 class Write(Generic[T]):
-    """Run `fn` in a transaction."""
+    """Run `fn` in a transaction; `on_commit` is as in `Database.write`."""
 
-    __slots__ = ("fn", "label")
+    __slots__ = ("fn", "label", "on_commit")
 
-    def __init__(self, label: str, fn: Callable[[Tx], T]) -> None:
+    def __init__(
+        self, label: str, fn: Callable[[Tx], T], on_commit: Callable[[T], None] | None = None
+    ) -> None:
         self.label = label
         self.fn = fn
+        self.on_commit = on_commit
 
     def perform(self, actor: Actor) -> T:
         """What `fn` returned; Stopped where the run, or anybody, cannot write any more."""
         try:
-            return actor.file.database.write(self.label, self.fn)
+            return actor.file.database.write(self.label, self.fn, self.on_commit)
         except (RunIsOver, StorageError, EngineClosed) as error:
             raise actor.explain(error) from None
 
@@ -154,7 +157,7 @@ class Write(Generic[T]):
             fn = partial(_write_with_cancelled, actor, cancelled, fn)
         signal = actor.on_loop().signal()
         try:
-            result = file.database.write_later(self.label, fn, signal.give)
+            result = file.database.write_later(self.label, fn, signal.give, self.on_commit)
         except EngineClosed as error:
             raise actor.explain(error) from None
         interrupted = await signal.wait_through()

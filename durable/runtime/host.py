@@ -29,8 +29,11 @@ class Turns(Protocol):
     def slot(self, queue: str, partition: str | None) -> Slot:
         """The slot of a run of that queue that is in the hands of this process."""
 
-    def add(self, tx: Tx, new: NewWorkflow, *, now: float) -> Any:
-        """Put the new run in its queue, and take what may start now; None if the id exists."""
+    def add(self, tx: Tx, news: Sequence[NewWorkflow], *, now: float) -> Any:
+        """Put the new runs in their queue, and take what may start now; None if the ids exist.
+
+        All are of one queue and one partition.
+        """
 
     def begin(self, taken: Any) -> None:
         """What `add` took begins; to be called once that is committed."""

@@ -10,7 +10,7 @@ leads to a *turn* of the queue.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -76,6 +76,9 @@ def may_start(limits: Limits, counts: Counts, now: float) -> Allowance:
 
 # ---------------------------------------------------------------------- taking
 
+Started = tuple[State, dict[Place, Record]]
+"""A run that holds a slot now, and what it has recorded."""
+
 
 @dataclass(eq=False, repr=False)
 class Taken:
@@ -84,7 +87,7 @@ class Taken:
     queue: str
     cancels: int
     """How many cancels the engine had heard of before."""
-    runs: list[tuple[State, dict[Place, Record]]] = field(default_factory=list)
+    runs: list[Started] = field(default_factory=list)
     again_at: float | None = None
     """When the rate lets more of those start that wait."""
     more: bool = False
@@ -289,23 +292,33 @@ class Queues:
             self._known.add(queue.name)
         return queues.with_work(tx)
 
-    def add(self, tx: Tx, new: NewWorkflow, *, now: float) -> Taken | None:
-        """Put the new run in its queue, and take what may start now; None if the id exists."""
-        queued = new.queued
+    def add(self, tx: Tx, news: Sequence[NewWorkflow], *, now: float) -> Taken | None:
+        """Put the new runs in their queue, and take what may start now; None if the ids exist.
+
+        All are of one queue and one partition.
+        """
+        queued = news[0].queued
         assert queued is not None
         room = queues.look(tx, queued.queue, queued.partition)
-        queue, taken = room.queue, Taken(queued.queue, self._host.cancels)
-        starts = self._may_start_at_once(room, queued)
-        holder = self._host.session if starts else None
-        seq = queues.add(tx, new, now=now, queue=queue, holder=holder)
-        if seq is None:
+        started: list[Started] = []
+        exist = 0
+        for new in news:
+            starts = self._may_start_at_once(room, queued)
+            holder = self._host.session if starts else None
+            seq = queues.add(tx, new, now=now, queue=room.queue, holder=holder)
+            if seq is None:
+                exist += 1
+            elif starts:
+                started.append((_started(new, queued, seq, holder, now), {}))
+                room = room._replace(running=room.running + 1)
+            elif queued.delay:
+                tx.touch(queue_key(queued.queue))  # its turn sets a timer
+            else:
+                room = room._replace(anybody_waits=True)
+        if exist == len(news):
             return None
-        if starts:
-            taken.runs.append((_started(new, queued, seq, holder, now), {}))
-        elif queued.delay:
-            tx.touch(queue_key(queue.name))  # its turn sets a timer
-        else:
-            return self._take(tx, room._replace(anybody_waits=True), queued.partition, now)
+        taken = self._take(tx, room, queued.partition, now)
+        taken.runs[:0] = started
         return taken
 
     def _may_start_at_once(self, room: Room, queued: Queued) -> bool:

@@ -15,6 +15,7 @@ from durable.clock import Clock
 from durable.runtime.fates import Fate
 from durable.runtime.loops import OnLoop
 from durable.runtime.registry import WorkflowSpec
+from durable.store import workflows
 from durable.store.steps import Place, Record
 from durable.store.tx import Tx
 
@@ -127,6 +128,11 @@ class Run:
     def stop_key(self) -> str:
         """What each of its waits listens to, besides what it waits for."""
         return f"stop/{self.id}"
+
+    @property
+    def end_key(self) -> str:
+        """What those listen to who wait for its end."""
+        return workflows.key(self.seq)
 
     @property
     def replaying(self) -> bool:

@@ -226,19 +226,16 @@ def _begin_child(scope: Scope, invocation: Invocation, text: str) -> Flow[Begun]
 
 
 def _enqueue(host: Host, *news: workflows.NewWorkflow) -> Flow[Begun]:
-    """The first of them; all wait in one queue now."""
+    """The first of them; all wait in one queue now, and in one partition of it."""
     first, fate = news[0], host.fates.expect(news[0].id)
     assert first.queued is not None and host.queues is not None
     try:
-        added = yield Write(
-            f"enqueue {first.name}", lambda tx: [_add(tx, host, new) for new in news]
-        )
-        for taken in added:
-            host.queues.begin(taken)
+        taken = yield Write(f"enqueue {first.name}", lambda tx: _add(tx, host, news))
+        host.queues.begin(taken)
     except _INTERRUPTS:
         host.queues.rescue(first.queued.queue)
         raise
-    return Begun(first.id, None, enqueued=added[0] is not None, fate=fate)
+    return Begun(first.id, None, enqueued=taken is not None, fate=fate)
 
 
 def _enqueue_child(
@@ -252,7 +249,7 @@ def _enqueue_child(
         workflows.guard(tx, *parent.key)
         taken = None
         try:
-            taken = _add(tx, host, new)
+            taken = _add(tx, host, [new])
             outcome = value_outcome(host.codec, new.id)
         except StorageError:
             raise
@@ -271,12 +268,12 @@ def _enqueue_child(
     return Begun(new.id, None, enqueued=taken is not None, fate=fate)
 
 
-def _add(tx: Tx, host: Host, new: workflows.NewWorkflow) -> Any:
-    """What may start in the queue now that the run is in it; None if the run exists already."""
+def _add(tx: Tx, host: Host, news: Sequence[workflows.NewWorkflow]) -> Any:
+    """What may start in the queue now that the runs are in it; None if they exist already."""
     assert host.queues is not None
-    taken = host.queues.add(tx, new, now=host.clock.now())
+    taken = host.queues.add(tx, news, now=host.clock.now())
     if taken is None:
-        refuse_other(tx, new)
+        refuse_other(tx, news[0])
     return taken
 
 

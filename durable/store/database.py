@@ -128,18 +128,22 @@ class Database:
 
     # ------------------------------------------------------------------ the two doors
 
-    def write(self, label: str, fn: Callable[[Tx], T]) -> T:
+    def write(
+        self, label: str, fn: Callable[[Tx], T], on_commit: Callable[[T], None] | None = None
+    ) -> T:
         """What `fn` returns, once its writes are committed; nothing of them if it raises.
 
         `fn` may run on another thread, and again if a commit fails: it has no effect but on `tx`.
-        `label` names the write for people and for tests that crash around it.
+        `label` names the write for people and for tests that crash around it. `on_commit` is told
+        what `fn` returned before anybody hears of the keys that it touched, unless a Ctrl-C comes
+        between; it is quick and does not raise.
         """
         if self._inherited:
             self.check_process()
         observer = self.observer
         if observer is not None:
             observer.before(label)
-        request = Request(label, fn)
+        request = Request(label, fn, on_commit)
         try:
             if not self._enter(request):
                 self._follow(request)
@@ -153,7 +157,11 @@ class Database:
         return request.outcome()
 
     def write_later(
-        self, label: str, fn: Callable[[Tx], T], on_done: Callable[[], None]
+        self,
+        label: str,
+        fn: Callable[[Tx], T],
+        on_done: Callable[[], None],
+        on_commit: Callable[[T], None] | None = None,
     ) -> Callable[[], T]:
         """`write`, for callers that must not wait: `on_done` is called, on some thread, at its end.
 
@@ -165,7 +173,7 @@ class Database:
         if self.observer is not None:
             self.observer.before(label)
         writer = self._writer_thread
-        request = Later(label, fn, on_done, writer)
+        request = Later(label, fn, on_commit, on_done, writer)
         if self._enter(request):
             writer.call()
         writer.start()
@@ -176,7 +184,8 @@ class Database:
 
         The write of a caller that was interrupted while it waited may be in a commit under way.
         """
-        self.write("settle", lambda tx: None)
+        if self._leader is not None:
+            self.write("settle", lambda tx: None)
 
     def read(self, fn: Callable[[Tx], T]) -> T:
         """What `fn` returns, run on a snapshot by a connection that cannot write."""
@@ -271,9 +280,11 @@ class Database:
         """Let the next one lead, and wake those that are done."""
         with self._mutex:
             self._choose_leader()
-        for request in batch:
-            if request.done:
-                request.wake()
+        done = [request for request in batch if request.done]
+        for request in done:
+            request.committed()
+        for request in done:
+            request.wake()
 
     def _choose_leader(self) -> None:
         """With the mutex held: the first that waits leads; if there is none, `close` is told."""

@@ -21,11 +21,14 @@ class NotTogether(Exception):
 class Request(Generic[T]):
     """One call of `write`, from its thread to the one that leads and back."""
 
-    __slots__ = ("bell", "done", "error", "fn", "gone", "label", "result")
+    __slots__ = ("bell", "done", "error", "fn", "gone", "label", "on_commit", "result")
 
-    def __init__(self, label: str, fn: Callable[[Tx], T]) -> None:
+    def __init__(
+        self, label: str, fn: Callable[[Tx], T], on_commit: Callable[[T], None] | None = None
+    ) -> None:
         self.label = label
         self.fn = fn
+        self.on_commit = on_commit
         self.done = False
         self.gone = False
         self.result: Any = None
@@ -36,6 +39,11 @@ class Request(Generic[T]):
         """Call the function; what it raises is not caught here."""
         self.error = None
         self.result = self.fn(tx)
+
+    def committed(self) -> None:
+        """Call `on_commit`, on the thread that leads, before anybody hears of the commit."""
+        if self.on_commit is not None and self.error is None:
+            self.on_commit(self.result)
 
     def wake(self) -> None:
         """Let its thread look whether it is done, or whether it leads."""
@@ -55,9 +63,14 @@ class Later(Request[T]):
     __slots__ = ("on_done", "writer")
 
     def __init__(
-        self, label: str, fn: Callable[[Tx], T], on_done: Callable[[], None], writer: Writer
+        self,
+        label: str,
+        fn: Callable[[Tx], T],
+        on_commit: Callable[[T], None] | None,
+        on_done: Callable[[], None],
+        writer: Writer,
     ) -> None:
-        super().__init__(label, fn)
+        super().__init__(label, fn, on_commit)
         self.on_done = on_done
         self.writer = writer
 

@@ -70,8 +70,8 @@ def test_in_the_order_of_creation(path: str, monkeypatch: pytest.MonkeyPatch) ->
         until(lambda: all(len(handle.steps()) == 1 for handle in handles))
     write = Database.write
 
-    def traced(self: Database, label: str, fn: Any) -> Any:
-        result = write(self, label, fn)
+    def traced(self: Database, label: str, fn: Any, *others: Any) -> Any:
+        result = write(self, label, fn, *others)
         if label.startswith("recover"):
             labels.extend(run.id for run in result)
         return result

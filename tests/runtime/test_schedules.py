@@ -743,10 +743,10 @@ def test_what_fails_with_one_schedule_stops_no_other(
     database = engine._open_engine().database
     write, failures = database.write, [StorageFull("job.db", "no space left")]
 
-    def full(label: str, fn: Any) -> Any:
+    def full(label: str, fn: Any, *others: Any) -> Any:
         if label == "fire bad" and failures:
             raise failures.pop()
-        return write(label, fn)
+        return write(label, fn, *others)
 
     monkeypatch.setattr(database, "write", full)
     engine.clock.advance(minutes=5)
