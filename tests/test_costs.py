@@ -229,6 +229,7 @@ def test_to_wait_for_a_workflow_reads_nothing(engine: Engine) -> None:
     assert costs.looks == 0
     workflow_id = handle.id
     del handle
+    until(lambda: engine._open_engine().fates.of(workflow_id) is None)
     with costs_of(engine) as costs:
         assert engine.handle(workflow_id).result() == 1
     assert costs.looks == 1

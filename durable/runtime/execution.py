@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,7 +21,18 @@ from durable.errors import (
 from durable.runtime import steps
 from durable.runtime.checkpoint import error_outcome
 from durable.runtime.context import body_scope, enter, enter_run, here
-from durable.runtime.flows import Actor, Flow, Outside, Write, drive, drive_async, perform_in
+from durable.runtime.flows import (
+    Actor,
+    Flow,
+    LastWrite,
+    Outside,
+    Settled,
+    Write,
+    drive,
+    drive_async,
+    drive_to_last_write,
+    perform_in,
+)
 from durable.runtime.hooks import Guard
 from durable.runtime.host import Host, log
 from durable.runtime.lanes import begin_task, engine_loop
@@ -69,13 +81,60 @@ def launch(host: Host, run: Run, *, on_this_thread: bool = False) -> None:
 
 
 def _in_background(host: Host, run: Run) -> None:
-    """Run the workflow on this thread, where nobody waits for it: what goes wrong is logged."""
+    """Run the workflow on this thread, where nobody waits for it: what goes wrong is logged.
+
+    The thread does not wait for the commit of its end, but where it is to run what is next in a
+    queue, or somebody observes each write.
+    """
     try:
-        ended = run_here(host, run)
+        if run.slot is None and host.database.observer is None:
+            flow = _live(host, run)
+            ended = drive_to_last_write(flow, Outside(host))
+            if isinstance(ended, LastWrite):
+                _Ending(host, run, flow).leave(ended)
+                return
+        else:
+            ended = run_here(host, run)
     except BaseException as error:
         _report_failure(run, error)
     else:
         _report(run, ended)
+
+
+class _Ending:
+    """The end of a run whose thread has gone, or is about to: who commits it does the rest."""
+
+    def __init__(self, host: Host, run: Run, flow: Flow[Ended | None]) -> None:
+        self._host = host
+        self._run = run
+        self._flow = flow
+        self._left = [run]
+
+    def leave(self, last: LastWrite[bool]) -> None:
+        """Have the end committed, by this thread if no other does."""
+        last.leave(Outside(self._host), self._committed)
+
+    def _committed(self, last: Settled[bool]) -> None:
+        """Go on, on the thread that commits; elsewhere if a Ctrl-C may come there, or it failed."""
+        if last.failed or threading.current_thread() is threading.main_thread():
+            try:
+                self._host.spawn(f"durable {self._run.id}", partial(self._end, last))
+                return
+            except RuntimeError:
+                pass  # no thread can be started
+        self._end(last)
+
+    def _end(self, last: Settled[bool]) -> None:
+        try:
+            run = self._left.pop()
+        except IndexError:
+            return  # it may be told twice that it is committed
+        try:
+            ended = drive(self._flow, Outside(self._host), last)
+        except BaseException as error:
+            _report_failure(run, error)
+        else:
+            _report(run, ended)
 
 
 def _begin_task(host: Host, run: Run) -> None:
@@ -328,7 +387,7 @@ def _finish(host: Host, run: Run, ended: Ended) -> Flow[bool]:
         if finished and run.fate is not None and not isinstance(ended.error, NonDeterminism):
             run.fate.decide(outcome)
 
-    finished: bool = yield Write(f"finish {run.name}", write, decide)
+    finished: bool = yield LastWrite(f"finish {run.name}", write, decide)
     if finished and run.slot is not None:
         run.slot.handed_over()
     return finished

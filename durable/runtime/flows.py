@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
 from types import CoroutineType
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, NoReturn, Protocol, TypeVar
 
 from durable.errors import EngineClosed, StorageError, WaitTimeout, WorkflowCancelled
 from durable.runtime.context import (
@@ -192,6 +192,47 @@ class Written(NamedTuple, Generic[T]):
         for place in self.cancelled:
             self.actor.cancelled.pop(place, None)
         return answer
+
+
+class LastWrite(Write[T]):
+    """The last write of a flow, unless it fails: the thread need not wait for it."""
+
+    def leave(self, actor: Actor, on_done: Callable[[Settled[T]], None]) -> None:
+        """Have it done; `on_done` as in `Database.write_or_leave`."""
+        file = actor.file
+        try:
+            file.database.write_or_leave(
+                self.label, self.fn, lambda outcome: on_done(Settled(outcome)), self.on_commit
+            )
+        except EngineClosed as error:
+            on_done(Settled(partial(_raise, error)))
+
+
+class Settled(Generic[T]):
+    """A write that has ended without its thread."""
+
+    def __init__(self, outcome: Callable[[], T]) -> None:
+        self.outcome = outcome
+
+    @property
+    def failed(self) -> bool:
+        """Whether it raises."""
+        try:
+            self.outcome()
+        except BaseException:
+            return True
+        return False
+
+    def perform(self, actor: Actor) -> T:
+        """As `Write.perform`."""
+        try:
+            return self.outcome()
+        except (RunIsOver, StorageError, EngineClosed) as error:
+            raise actor.explain(error) from None
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
 
 
 class Read(Generic[T]):
@@ -418,10 +459,13 @@ def carried(error: BaseException) -> BaseException:
     return Carried(error) if isinstance(error, StopIteration) else error
 
 
-def drive(flow: Flow[T], actor: Actor) -> T:
-    """What the flow returns, when all that it asks for is done on the calling thread."""
+def drive(flow: Flow[T], actor: Actor, asked_for: Any = None) -> T:
+    """What the flow returns, when all that it asks for is done on the calling thread.
+
+    One that has begun goes on with what it has `asked_for`.
+    """
     try:
-        command = next(flow)
+        command = asked_for or next(flow)
         begun = False
         while True:
             try:
@@ -437,6 +481,22 @@ def drive(flow: Flow[T], actor: Actor) -> T:
         return done.value  # type: ignore[no-any-return]
     except Carried as carried:
         raise carried.error from None
+
+
+def drive_to_last_write(flow: Flow[T], actor: Actor) -> LastWrite[Any] | T:
+    """The last write that the flow asks for, to be done elsewhere; else what it returns."""
+    try:
+        command = next(flow)
+        while not isinstance(command, LastWrite):
+            try:
+                answer = command.perform(actor)
+            except BaseException as error:
+                command = flow.throw(error)
+            else:
+                command = flow.send(answer)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+    return command
 
 
 async def drive_async(flow: Flow[T], actor: Actor) -> T:

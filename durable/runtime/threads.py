@@ -1,11 +1,15 @@
 """The threads of an engine: a new one where none is free, and each used again for a while.
 
-To start a thread takes ten times as long as to hand a function to one that waits.
+To start a thread takes ten times as long as to hand a function to one that waits. Of many functions
+that come at once, each is run by the first thread that gets to it: one free thread is called, and
+calls the next one if anything is left. Where a function is done soon, the same few threads do most
+of the work, and the others sleep on.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextvars import Context
 
@@ -15,6 +19,9 @@ from durable.clock import Bell, Clock, Thread
 FREE_SECONDS = 1.0
 MOST_FREE = 64
 
+Task = tuple[str, Callable[[], None]]
+"""A function to run, and how its thread is called meanwhile."""
+
 STARTED_BY = "durable_run"
 """The attribute of a thread that names the run whose code has started it; see `context`."""
 
@@ -22,6 +29,7 @@ STARTED_BY = "durable_run"
 class Threads:
     """Runs functions, each on a thread where nothing else runs, until `close`.
 
+    There are never more functions that wait for a thread than threads that are free to run one.
     `failed` is called with the name of one and the exception that it raised.
 
     Under a clock that is not real every function has a thread of its own, which begins and ends
@@ -34,14 +42,17 @@ class Threads:
         self._mutex = threading.Lock()
         self._all: set[_Worker] = set()
         self._free: list[_Worker] = []
+        self._tasks: deque[Task] = deque()
+        self._called: _Worker | None = None
         self._closed = False
         self._here = threading.local()
 
     def run(self, name: str, target: Callable[[], None], *, background: bool = False) -> None:
         """Run `target` on a thread that is called `name` meanwhile; `background` as in `Clock`."""
         with self._mutex:
-            if self._free:
-                self._free.pop().give(name, target)
+            if len(self._tasks) < len(self._free):
+                self._call()  # first: nothing is run for a caller who is interrupted in here
+                self._tasks.append((name, target))
                 return
             worker = _Worker(self, name, target)
             self._all.add(worker)
@@ -81,17 +92,34 @@ class Threads:
             return True
         with self._mutex:
             rests = self._clock.real and not self._closed and len(self._free) < MOST_FREE
-            if rests:
-                self._free.append(worker)
-        if rests:
-            worker.bell.wait(self._clock.now() + FREE_SECONDS)
-        with self._mutex:
-            if worker in self._free:
-                self._free.remove(worker)
-            if worker.task is None:
-                self._all.discard(worker)
-                return False
-            return True
+            if self._tasks or not rests:
+                return self._take_or_end(worker)
+            self._free.append(worker)
+        while True:
+            called = worker.bell.wait(self._clock.now() + FREE_SECONDS)
+            with self._mutex:
+                if self._called is worker:
+                    self._called = None
+                if self._tasks or self._closed or not called:
+                    self._free.remove(worker)
+                    return self._take_or_end(worker)
+
+    def _take_or_end(self, worker: _Worker) -> bool:
+        """With the mutex held: give the worker, which is not free, what waits; False if nothing."""
+        if not self._tasks:
+            self._all.discard(worker)
+            return False
+        worker.task = self._tasks.popleft()
+        if self._tasks:
+            self._call()
+        return True
+
+    def _call(self) -> None:
+        """With the mutex held: have a free worker come, unless one is on its way."""
+        if self._called is None:
+            worker = self._free[-1]
+            worker.bell.ring()
+            self._called = worker
 
     def bell(self) -> Bell:
         """What wakes a worker that is free."""
@@ -113,15 +141,10 @@ class _Worker:
     __slots__ = ("_threads", "bell", "task", "thread")
 
     def __init__(self, threads: Threads, name: str, target: Callable[[], None]) -> None:
-        self.task: tuple[str, Callable[[], None]] | None = (name, target)
+        self.task: Task | None = (name, target)
         self.bell = threads.bell()
         self.thread: Thread | None = None
         self._threads = threads
-
-    def give(self, name: str, target: Callable[[], None]) -> None:
-        """Have it run that; it is free, and the mutex held."""
-        self.bell.ring()  # first: nothing is run for a caller who is interrupted in here
-        self.task = (name, target)
 
     def work(self) -> None:
         """Run one thing after the other, each in a context that knows nothing of the last one."""

@@ -28,7 +28,15 @@ from durable.errors import (
 )
 from durable.store import migrations
 from durable.store.faults import OF_DAMAGED_ROWS, OF_THE_FILE, is_busy, translate
-from durable.store.requests import LOOK_FOR_LEADER_SECONDS, Later, NotTogether, Request, Writer
+from durable.store.requests import (
+    LOOK_FOR_LEADER_SECONDS,
+    Later,
+    Left,
+    NotTogether,
+    Request,
+    Unattended,
+    Writer,
+)
 from durable.store.tx import Tx
 
 T = TypeVar("T")
@@ -173,11 +181,32 @@ class Database:
         if self.observer is not None:
             self.observer.before(label)
         writer = self._writer_thread
-        request = Later(label, fn, on_commit, on_done, writer)
+        request = Later(label, fn, on_commit, writer)
+        request.on_done = on_done
         if self._enter(request):
             writer.call()
         writer.start()
         return request.outcome
+
+    def write_or_leave(
+        self,
+        label: str,
+        fn: Callable[[Tx], T],
+        on_done: Callable[[Callable[[], T]], None],
+        on_commit: Callable[[T], None] | None = None,
+    ) -> None:
+        """`write`, for a thread that may go: if others commit now, it leaves the write to them.
+
+        `on_done` gets what `write_later` returns. It is called on the thread that commits; it is
+        quick, does not raise, and may be called twice.
+        """
+        writer = self._writer_thread
+        request = Left(label, fn, on_commit, writer)
+        request.on_done = on_done
+        if self._enter(request):
+            self._lead_for(request)
+        else:
+            writer.start()
 
     def settle(self) -> None:
         """Wait until all that was queued is written or dropped, also what a Ctrl-C left behind.
@@ -231,13 +260,15 @@ class Database:
                     "would need a commit of its own; call it in the workflow, or in another step"
                 )
             leads = self._leader is None
-            if isinstance(request, Later):
+            if isinstance(request, Unattended):
                 self._writer_thread.outstanding.add(request)
             elif not leads:
                 request.bell = self._clock.bell()
             self._queue.append(request)
             if leads:
                 self._leader = request
+                if isinstance(request, Left):
+                    request.led = True
             return leads
 
     def _follow(self, request: Request[Any]) -> None:
@@ -252,17 +283,21 @@ class Database:
         if late:
             self._replace_leader()
         leader = self._leader
-        if isinstance(leader, Later):
-            try:
-                self._lead()
-            except BaseException as error:  # what the body of a transaction raised
-                leader.error = error
-                leader.done = True
-                self._hand_over([leader])
+        if isinstance(leader, Unattended) and not leader.led:
+            self._lead_for(leader)
         if late:
             for request in list(self._writer_thread.outstanding):  # a copy: others add to it
                 if request.done:
                     request.wake()
+
+    def _lead_for(self, request: Unattended[Any]) -> None:
+        """Lead in the place of the request, which no thread waits for."""
+        try:
+            self._lead()
+        except BaseException as error:  # what the body of a transaction raised
+            request.error = error
+            request.done = True
+            self._hand_over([request])
 
     def _lead(self) -> None:
         """Commit all that is queued, notify, and hand over to the first that came meanwhile."""

@@ -57,30 +57,57 @@ class Request(Generic[T]):
         return self.result  # type: ignore[no-any-return]
 
 
-class Later(Request[T]):
-    """A call of `write_later`: no thread waits for it, so the writer leads in its place."""
+class Unattended(Request[T]):
+    """A call that no thread waits for: the writer leads in its place."""
 
-    __slots__ = ("on_done", "writer")
+    __slots__ = ("led", "writer")
 
     def __init__(
         self,
         label: str,
         fn: Callable[[Tx], T],
         on_commit: Callable[[T], None] | None,
-        on_done: Callable[[], None],
         writer: Writer,
     ) -> None:
         super().__init__(label, fn, on_commit)
-        self.on_done = on_done
         self.writer = writer
+        self.led = False  # by the thread that brought it, so not by the writer
 
     def wake(self) -> None:
         """Say that it is done, or have the writer lead."""
         if self.done:
+            self.tell()  # first: the writer looks again for those that a Ctrl-C kept from it
             self.writer.outstanding.discard(self)
-            self.on_done()
         else:
             self.writer.call()
+
+    def tell(self) -> None:
+        """Say that it is done; may be called twice."""
+        raise NotImplementedError
+
+
+class Later(Unattended[T]):
+    """A call of `write_later`."""
+
+    __slots__ = ("on_done",)
+
+    on_done: Callable[[], None]
+
+    def tell(self) -> None:
+        """Let the caller ask how it ended."""
+        self.on_done()
+
+
+class Left(Unattended[T]):
+    """A call of `write_or_leave`."""
+
+    __slots__ = ("on_done",)
+
+    on_done: Callable[[Callable[[], T]], None]
+
+    def tell(self) -> None:
+        """Say how it ended."""
+        self.on_done(self.outcome)
 
 
 class Writer:
@@ -91,7 +118,7 @@ class Writer:
     """
 
     def __init__(self, clock: Clock, turn: Callable[[bool], None]) -> None:
-        self.outstanding: set[Later[Any]] = set()
+        self.outstanding: set[Unattended[Any]] = set()
         self._clock = clock
         self._turn = turn
         self._mutex = threading.Lock()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -13,6 +14,7 @@ from durable import Engine, workflow
 from durable.clock import SystemClock
 from durable.runtime import threads as module
 from durable.runtime.threads import Threads
+from tests.store.interrupts import Interruption
 from tests.support import PATIENCE, Gate, until
 
 
@@ -61,6 +63,82 @@ def test_what_runs_at_once_has_threads_of_its_own(threads: Threads) -> None:
         gate.wait_reached()
     for gate in gates:
         gate.open()
+
+
+def free(threads: Threads, count: int) -> None:
+    """Let there be so many free threads."""
+    gates = [Gate() for _ in range(count)]
+    for gate in gates:
+        threads.run("durable test", gate.pass_through)
+    for gate in gates:
+        gate.wait_reached()
+    for gate in gates:
+        gate.open()
+    until(lambda: len(threads._free) == count)
+
+
+def test_what_comes_at_once_and_blocks_has_threads_of_its_own(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is called at a time; each calls the next before it runs what it took."""
+    monkeypatch.setattr(module, "FREE_SECONDS", PATIENCE)
+    free(threads, 10)
+    known = set(threads._all)
+    gates = [Gate() for _ in range(15)]
+    for gate in gates:
+        threads.run("durable test", gate.pass_through)
+    for gate in gates:
+        gate.wait_reached()
+    assert known < threads._all
+    assert len(threads._all) <= 15
+    for gate in gates:
+        gate.open()
+
+
+def test_what_is_done_soon_needs_no_more_threads(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred functions are run by the threads that are there."""
+    monkeypatch.setattr(module, "FREE_SECONDS", PATIENCE)
+    free(threads, 10)
+    known = set(threads._all)
+    done: list[int] = []
+    for number in range(100):
+        until(lambda: len(threads._tasks) < len(threads._free))
+        threads.run("durable test", lambda number=number: done.append(number))  # type: ignore[misc]
+    until(lambda: len(done) == 100)
+    assert sorted(done) == list(range(100))
+    assert threads._all <= known
+
+
+def test_an_interrupted_call_leaves_the_next_one_served(threads: Threads) -> None:
+    """Wherever a Ctrl-C comes while a function is handed over, the functions after it run."""
+    at = 0
+    while True:
+        at += 1
+        free(threads, 2)
+        done = threading.Event()
+        interruption = Interruption(at, frozenset({module.__file__}))
+        with suppress(KeyboardInterrupt), interruption.armed():
+            threads.run("durable interrupted", lambda: None)
+        threads.run("durable next", done.set)
+        assert done.wait(PATIENCE), interruption.where
+        until(lambda: len(threads._free) >= 2)
+        if not interruption.happened:
+            break
+    assert at > 3
+
+
+def test_functions_that_wait_for_a_thread_are_run_before_it_ends(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads that are free for too long, and `close`, lose nothing that came just before."""
+    monkeypatch.setattr(module, "FREE_SECONDS", 0.0001)
+    done: list[int] = []
+    for number in range(300):
+        threads.run("durable test", lambda number=number: done.append(number))  # type: ignore[misc]
+    threads.close(PATIENCE)
+    assert sorted(done) == list(range(300))
 
 
 def test_what_is_to_run_next_runs_on_the_same_thread(threads: Threads) -> None:

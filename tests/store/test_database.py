@@ -151,17 +151,17 @@ class Caller:
             except BaseException as error:
                 self.error = error
 
-        self._thread = threading.Thread(target=run, name="caller", daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=run, name="caller", daemon=True)
+        self.thread.start()
 
     @property
     def done(self) -> bool:
         """Whether it has returned."""
-        return not self._thread.is_alive()
+        return not self.thread.is_alive()
 
     def join(self, patience: float = PATIENCE) -> None:
         """Wait for it to return."""
-        self._thread.join(patience)
+        self.thread.join(patience)
         assert self.done, "a caller hangs"
 
 

@@ -1,4 +1,4 @@
-"""`write_later`: the door for callers that must not wait, as those on an event loop."""
+"""The doors for callers that do not wait: `write_later`, as on an event loop, `write_or_leave`."""
 
 from __future__ import annotations
 
@@ -38,14 +38,33 @@ class Later:
         return self._result()
 
 
-def add_later(bench: Bench, value: object) -> Later:
-    return Later(bench, lambda tx: insert(tx, value))
+class Left(Later):
+    """One call of `write_or_leave`, with the thread that told how it ended."""
+
+    def __init__(self, bench: Bench, fn: Callable[[Tx], Any]) -> None:
+        self._over = threading.Event()
+        self.told_on: list[threading.Thread] = []
+        bench.database.write_or_leave("left", fn, self._tell)
+
+    def _tell(self, outcome: Callable[[], Any]) -> None:
+        self._result = outcome
+        self.told_on.append(threading.current_thread())
+        self._over.set()
 
 
-def test_the_caller_does_not_wait(bench: Bench) -> None:
+Door = type[Later]
+DOORS: list[Door] = [Later, Left]
+
+
+def add_later(bench: Bench, value: object, door: Door = Later) -> Later:
+    return door(bench, lambda tx: insert(tx, value))
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_the_caller_does_not_wait(bench: Bench, door: Door) -> None:
     """It returns while another holds the file; the result is there once it is told."""
     gate, caller = bench.hold_up()
-    later = add_later(bench, "x")
+    later = add_later(bench, "x", door)
     assert not later.over
     gate.open()
     assert later.result() == "x"
@@ -53,11 +72,46 @@ def test_the_caller_does_not_wait(bench: Bench) -> None:
     caller.join()
 
 
-def test_those_that_come_meanwhile_share_one_commit(bench: Bench) -> None:
+def test_where_nobody_commits_the_caller_does(bench: Bench) -> None:
+    """`write_or_leave` has told the caller how it ended when it returns; no thread was begun."""
+    left = Left(bench, lambda tx: insert(tx, "x"))
+    assert left.told_on == [threading.current_thread()]
+    assert left.result() == "x"
+    assert "durable writer" not in [each.name for each in threading.enumerate()]
+
+
+def test_where_another_commits_it_tells(bench: Bench) -> None:
+    """What is left to the transaction of another thread is done, and told, by that thread."""
+    found: list[Left] = []
+    (caller,) = bench.behind_a_transaction(
+        lambda: found.append(Left(bench, lambda tx: insert(tx, "x"))) or bench.add("y")
+    )
+    assert caller.result == "y"
+    assert found[0].result() == "x"
+    assert found[0].told_on[0] not in (caller.thread, threading.current_thread())
+    assert bench.rows() == ["x", "y"]
+
+
+def test_what_is_told_by_another_has_been_told_to_on_commit_before(bench: Bench) -> None:
+    """`on_commit` comes first, once, with what was returned; not where the write failed."""
+    heard: list[object] = []
+    write = bench.database.write_or_leave
+    write("good", lambda tx: 1, lambda outcome: heard.append(("end", outcome())), heard.append)
+    assert heard == [1, ("end", 1)]
+    write("bad", raise_not_found, lambda outcome: heard.append("end"), heard.append)
+    assert heard == [1, ("end", 1), "end"]
+
+
+def raise_not_found(tx: Tx) -> None:
+    raise WorkflowNotFound("x")
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_those_that_come_meanwhile_share_one_commit(bench: Bench, door: Door) -> None:
     """A hundred that wait for the file cost one flush, with those of threads."""
     gate, caller = bench.hold_up()
     before = bench.commits()
-    laters = [add_later(bench, n) for n in range(100)]
+    laters = [add_later(bench, n, door) for n in range(100)]
     other = Caller(lambda: bench.add("from a thread"))
     until(lambda: len(bench.database._queue) == 102)
     gate.open()
@@ -74,7 +128,8 @@ def test_keys_are_told(bench: Bench) -> None:
     until(lambda: bench.told == ["key/x"])
 
 
-def test_an_error_is_its_own(bench: Bench) -> None:
+@pytest.mark.parametrize("door", DOORS)
+def test_an_error_is_its_own(bench: Bench, door: Door) -> None:
     """Of a batch, the one that fails is undone; its caller gets the error, and no other."""
 
     def fails(tx: Tx) -> None:
@@ -82,7 +137,7 @@ def test_an_error_is_its_own(bench: Bench) -> None:
         raise WorkflowNotFound("x")
 
     gate, caller = bench.hold_up()
-    first, bad, last = add_later(bench, 1), Later(bench, fails), add_later(bench, 2)
+    first, bad, last = add_later(bench, 1, door), door(bench, fails), add_later(bench, 2, door)
     gate.open()
     assert [first.result(), last.result()] == [1, 2]
     with pytest.raises(WorkflowNotFound):
@@ -91,15 +146,16 @@ def test_an_error_is_its_own(bench: Bench) -> None:
     caller.join()
 
 
+@pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
-def test_an_exit_is_its_own_too(bench: Bench, error: type[BaseException]) -> None:
+def test_an_exit_is_its_own_too(bench: Bench, error: type[BaseException], door: Door) -> None:
     """What the body of a transaction raises to end the program does not end the writer."""
 
     def exits(tx: Tx) -> None:
         raise error
 
     gate, caller = bench.hold_up()
-    first, bad = add_later(bench, 1), Later(bench, exits)
+    first, bad = add_later(bench, 1, door), door(bench, exits)
     gate.open()
     with pytest.raises(error):
         bad.result()
@@ -148,7 +204,7 @@ def test_a_dead_database_writes_nothing(bench: Bench, path: str) -> None:
     assert Bench.read_file(path) == []
 
 
-def test_many_callers_of_both_kinds(bench: Bench) -> None:
+def test_many_callers_of_all_kinds(bench: Bench) -> None:
     """Threads that wait and threads that do not, all at once: each write once, none forgotten."""
 
     def work(who: int) -> None:
@@ -156,10 +212,11 @@ def test_many_callers_of_both_kinds(bench: Bench) -> None:
             if (who + n) % 2:
                 bench.add(f"{who}/{n}")
             else:
-                assert add_later(bench, f"{who}/{n}").result() == f"{who}/{n}"
+                door = DOORS[n % 4 // 2]
+                assert add_later(bench, f"{who}/{n}", door).result() == f"{who}/{n}"
 
     def pour(who: int) -> None:
-        laters = [add_later(bench, f"{who}/{n}") for n in range(300)]
+        laters = [add_later(bench, f"{who}/{n}", DOORS[n % 2]) for n in range(300)]
         assert [each.result() for each in laters] == [f"{who}/{n}" for n in range(300)]
 
     callers = [Caller(lambda who=who: work(who)) for who in range(4)]
@@ -175,7 +232,8 @@ def test_many_callers_of_both_kinds(bench: Bench) -> None:
     assert not bench.database._writer_thread.outstanding
 
 
-def test_ctrl_c_at_any_point_of_a_leading_thread(path: str) -> None:
+@pytest.mark.parametrize("door", DOORS)
+def test_ctrl_c_at_any_point_of_a_leading_thread(path: str, door: Door) -> None:
     """Interrupted anywhere, the main thread's write leaves none behind that cannot lead itself."""
     at = 0
     while True:
@@ -186,7 +244,7 @@ def test_ctrl_c_at_any_point_of_a_leading_thread(path: str) -> None:
 
         def leads(tx: Tx, bench: Bench = bench, laters: list[Later] = laters) -> object:
             if not laters:
-                laters.append(add_in_between(bench))
+                laters.append(add_in_between(bench, door))
             return insert(tx, "mine")
 
         try:
@@ -194,7 +252,7 @@ def test_ctrl_c_at_any_point_of_a_leading_thread(path: str) -> None:
                 bench.database.write("leads", leads)
         except KeyboardInterrupt:
             pass
-        laters = laters or [add_later(bench, "later")]
+        laters = laters or [add_later(bench, "later", door)]
         assert laters[0].result() == "later", interruption.where
         assert "later" in bench.rows()
         bench.database.close()
@@ -203,10 +261,10 @@ def test_ctrl_c_at_any_point_of_a_leading_thread(path: str) -> None:
     assert at > 15
 
 
-def add_in_between(bench: Bench) -> Later:
+def add_in_between(bench: Bench, door: Door) -> Later:
     """A call of another thread, which comes while this one holds the file."""
     found: list[Later] = []
-    thread = threading.Thread(target=lambda: found.append(add_later(bench, "later")))
+    thread = threading.Thread(target=lambda: found.append(add_later(bench, "later", door)))
     thread.start()
     thread.join()
     return found[0]
