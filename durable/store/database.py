@@ -200,6 +200,8 @@ class Database:
         `on_done` gets what `write_later` returns. It is called on the thread that commits; it is
         quick, does not raise, and may be called twice.
         """
+        if self._inherited:
+            self.check_process()
         writer = self._writer_thread
         request = Left(label, fn, on_commit, writer)
         request.on_done = on_done

@@ -119,11 +119,11 @@ def test_a_failing_disk_delays_a_recovery(path: str, monkeypatch: pytest.MonkeyP
     write = Database.write
     failed: list[str] = []
 
-    def fail_once(self: Database, label: str, fn: Any) -> Any:
+    def fail_once(self: Database, label: str, fn: Any, *others: Any) -> Any:
         if label.startswith("recover") and len(failed) < 2:
             failed.append(label)
             raise durable.StorageError(path, "disk I/O error")
-        return write(self, label, fn)
+        return write(self, label, fn, *others)
 
     monkeypatch.setattr(Database, "write", fail_once)
     with Engine(path) as engine:
