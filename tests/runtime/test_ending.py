@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 import durable
 from durable import Engine, Status, step, testing, workflow
+from durable.store.tx import Tx
 from tests.support import PATIENCE, Gate, dying, until
 
 ran: list[str] = []
@@ -424,3 +426,44 @@ def test_waiting_for_a_result_when_the_engine_closes(path: str) -> None:
     engine.close(timeout=0)
     thread.join(PATIENCE)
     assert len(seen) == 1
+
+
+def test_a_thread_does_not_wait_for_the_commit_of_an_end(engine: Engine) -> None:
+    """While another thread commits, that of a run which has come to its end is free."""
+    host, gate = engine._open_engine(), Gate()
+    with ThreadPoolExecutor() as pool:
+        begun = Gate()
+        handle = workflow(begun.pass_through, name="ending:waits").start()
+        pool.submit(host.database.write, "slow", lambda tx: gate.pass_through())
+        gate.wait_reached()
+        begun.open()
+        until(lambda: host.threads._free)
+        assert handle.info().status is Status.PENDING
+        gate.open()
+        assert handle.result(PATIENCE) is None
+
+
+@pytest.mark.parametrize("by_main", [True, False])
+def test_what_follows_an_end_is_done_by_who_commits(
+    engine: Engine, caplog: pytest.LogCaptureFixture, by_main: bool
+) -> None:
+    """Not on the main thread: a Ctrl-C would come in between."""
+    database = engine._open_engine().database
+
+    def let_it_end(tx: Tx) -> None:
+        gate.open()
+        until(lambda: [each for each in database._queue if each.label.startswith("finish")])
+
+    gate = Gate()
+    handle = workflow(lambda: (gate.pass_through(), 1 / 0), name="ending:fails").start()
+    gate.wait_reached()
+    with ThreadPoolExecutor(thread_name_prefix="other") as pool:
+        if by_main:
+            database.write("slow", let_it_end)
+        else:
+            pool.submit(database.write, "slow", let_it_end).result()
+    with pytest.raises(ZeroDivisionError):
+        handle.result(PATIENCE)
+    until(lambda: caplog.records)
+    (record,) = caplog.records
+    assert str(record.threadName).startswith("durable" if by_main else "other")
