@@ -54,19 +54,8 @@ def test_a_free_thread_is_used_again(threads: Threads) -> None:
     assert names == ["durable one", "durable two"]
 
 
-def test_what_runs_at_once_has_threads_of_its_own(threads: Threads) -> None:
-    """Nothing waits for a thread: as many run as there is to do."""
-    gates = [Gate() for _ in range(10)]
-    for gate in gates:
-        threads.run("durable test", gate.pass_through)
-    for gate in gates:
-        gate.wait_reached()
-    for gate in gates:
-        gate.open()
-
-
-def free(threads: Threads, count: int) -> None:
-    """Let there be so many free threads."""
+def run_at_once(threads: Threads, count: int) -> None:
+    """Run so many functions of which none ends before all have begun."""
     gates = [Gate() for _ in range(count)]
     for gate in gates:
         threads.run("durable test", gate.pass_through)
@@ -74,6 +63,16 @@ def free(threads: Threads, count: int) -> None:
         gate.wait_reached()
     for gate in gates:
         gate.open()
+
+
+def test_what_runs_at_once_has_threads_of_its_own(threads: Threads) -> None:
+    """Nothing waits for a thread: as many run as there is to do."""
+    run_at_once(threads, 10)
+
+
+def free(threads: Threads, count: int) -> None:
+    """Let there be so many free threads."""
+    run_at_once(threads, count)
     until(lambda: len(threads._free) == count)
 
 
@@ -84,15 +83,9 @@ def test_what_comes_at_once_and_blocks_has_threads_of_its_own(
     monkeypatch.setattr(module, "FREE_SECONDS", PATIENCE)
     free(threads, 10)
     known = set(threads._all)
-    gates = [Gate() for _ in range(15)]
-    for gate in gates:
-        threads.run("durable test", gate.pass_through)
-    for gate in gates:
-        gate.wait_reached()
+    run_at_once(threads, 15)
     assert known < threads._all
-    assert len(threads._all) <= 15
-    for gate in gates:
-        gate.open()
+    assert len(threads._all) == 15
 
 
 def test_what_is_done_soon_needs_no_more_threads(
