@@ -94,7 +94,7 @@ class Reader:
             # What cls(bits) does, but for a _missing_ of the user's.
             value = Flag._missing_.__func__(cls, bits)  # type: ignore[attr-defined]
         if value._value_ != bits:
-            raise Refused(f"has bits that {class_name(cls)} does not allow any more")
+            raise Refused(f"has the value {bits}, which {class_name(cls)} does not allow any more")
         return value
 
     def _namedtuple(self, node: dict[str, Any]) -> Any:
