@@ -205,7 +205,7 @@ def _live(host: Host, run: Run) -> Flow[Ended | None]:
 
 def _tell(host: Host, run: Run) -> None:
     """The run goes on no more: let those look who wait for it to end, or to fail."""
-    keys = [] if run.failure is None else [workflows.key(run.seq)]
+    keys = [] if run.failure is None else [run.end_key]
     if run.fate is not None:
         run.fate.run = None
         keys.append(run.stop_key)

@@ -152,7 +152,7 @@ class Host(File):
         To be called where the interrupt leaves durable: it may have come between any two lines.
         """
         for run in self.runs.lose(error):
-            self.waiting.notify([run.stop_key, workflows.key(run.seq)])
+            self.waiting.notify([run.stop_key, run.end_key])
 
     def stop(self, run: Run, failure: BaseException | None = None) -> None:
         """Tell a run to stop, and wake it if it waits."""

@@ -272,4 +272,4 @@ class Scheduler:
     def _ends_of_runs(self) -> Iterator[str]:
         for runs in self._begun.values():
             for run in runs:
-                yield workflows.key(run.seq)
+                yield run.end_key

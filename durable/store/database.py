@@ -4,7 +4,8 @@ One connection writes. Calls of `write` that arrive while a commit is being flus
 one (group commit): the thread that finds the connection free leads, runs every waiting function,
 commits once and wakes the others. A lone caller leads itself, and pays no thread switch. Callers
 that must not wait, as those on an event loop, use `write_later`: a thread of its own leads for
-them. Nothing else in durable begins or commits a transaction.
+them. Those that may go before the end use `write_or_leave`: they lead, or leave it to who does.
+Nothing else in durable begins or commits a transaction.
 """
 
 from __future__ import annotations
@@ -198,7 +199,7 @@ class Database:
         """`write`, for a thread that may go: if others commit now, it leaves the write to them.
 
         `on_done` gets what `write_later` returns. It is called on the thread that commits; it is
-        quick, does not raise, and may be called twice.
+        quick, does not raise, and may be called twice. An observer is not told of it.
         """
         if self._inherited:
             self.check_process()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -57,7 +58,7 @@ class Request(Generic[T]):
         return self.result  # type: ignore[no-any-return]
 
 
-class Unattended(Request[T]):
+class Unattended(Request[T], ABC):
     """A call that no thread waits for: the writer leads in its place."""
 
     __slots__ = ("led", "writer")
@@ -81,9 +82,9 @@ class Unattended(Request[T]):
         else:
             self.writer.call()
 
+    @abstractmethod
     def tell(self) -> None:
         """Say that it is done; may be called twice."""
-        raise NotImplementedError
 
 
 class Later(Unattended[T]):
