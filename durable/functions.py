@@ -360,7 +360,7 @@ def call_step(spec: StepSpec, what: str, args: tuple[Any, ...], kwargs: dict[str
     scope = find_scope(what)
     if scope is None or scope.step is not None:
         return steps.call_plainly(scope, spec, args, kwargs)
-    return drive(steps.call(scope, spec, args, kwargs), scope)
+    return steps.call_here(scope, spec, args, kwargs)
 
 
 def call_async_step(

@@ -352,7 +352,7 @@ def _run_around_step(step: StepSpec, args: Any, kwargs: Any) -> Any:
     scope = body_scope(f"step {step.name!r}", blocks=False)
     if step.is_async:
         return perform_in(scope.take(), lambda inner: steps.call(inner, step, args, kwargs))
-    return drive(steps.call(scope, step, args, kwargs), scope)
+    return steps.call_here(scope, step, args, kwargs)
 
 
 def _encode(host: Host, run: Run, value: object) -> Outcome:
@@ -387,7 +387,8 @@ def _finish(host: Host, run: Run, ended: Ended) -> Flow[bool]:
         if finished and run.fate is not None and not isinstance(ended.error, NonDeterminism):
             run.fate.decide(outcome)
 
-    finished: bool = yield LastWrite(f"finish {run.name}", write, decide)
+    single = run.slot is None
+    finished: bool = yield LastWrite(f"finish {run.name}", write, decide, single=single)
     if finished and run.slot is not None:
         run.slot.handed_over()
     return finished

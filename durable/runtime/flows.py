@@ -129,21 +129,27 @@ Flow = Generator[Command, Any, T]
 
 
 class Write(Generic[T]):
-    """Run `fn` in a transaction; `on_commit` is as in `Database.write`."""
+    """Run `fn` in a transaction; `on_commit` and `single` are as in `Database.write`."""
 
-    __slots__ = ("fn", "label", "on_commit")
+    __slots__ = ("fn", "label", "on_commit", "single")
 
     def __init__(
-        self, label: str, fn: Callable[[Tx], T], on_commit: Callable[[T], None] | None = None
+        self,
+        label: str,
+        fn: Callable[[Tx], T],
+        on_commit: Callable[[T], None] | None = None,
+        *,
+        single: bool = False,
     ) -> None:
         self.label = label
         self.fn = fn
         self.on_commit = on_commit
+        self.single = single
 
     def perform(self, actor: Actor) -> T:
         """What `fn` returned; Stopped where the run, or anybody, cannot write any more."""
         try:
-            return actor.file.database.write(self.label, self.fn, self.on_commit)
+            return actor.file.database.write(self.label, self.fn, self.on_commit, self.single)
         except (RunIsOver, StorageError, EngineClosed) as error:
             raise actor.explain(error) from None
 
@@ -202,7 +208,11 @@ class LastWrite(Write[T]):
         file = actor.file
         try:
             file.database.write_or_leave(
-                self.label, self.fn, lambda outcome: on_done(Settled(outcome)), self.on_commit
+                self.label,
+                self.fn,
+                lambda outcome: on_done(Settled(outcome)),
+                self.on_commit,
+                self.single,
             )
         except EngineClosed as error:
             on_done(Settled(partial(_raise, error)))

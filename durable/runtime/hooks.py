@@ -50,3 +50,8 @@ class Hooks:
     """What surrounds the body of each step."""
     errors: deque[BaseException] = field(default_factory=lambda: deque(maxlen=100))
     """What went wrong on threads that nobody waits for."""
+
+    @property
+    def around_steps(self) -> bool:
+        """Whether steps are not simply called."""
+        return bool(self.replacements or self.unguard or self.replay_only)

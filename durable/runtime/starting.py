@@ -192,7 +192,7 @@ def _begin_outside(host: Host, invocation: Invocation, text: str) -> Flow[Begun]
     if new.queued is not None:
         return (yield from _enqueue(host, new))
     run = _run(new, invocation.spec)
-    return (yield from _create(host, run, f"start {new.name}", lambda tx: _insert(tx, host, new)))
+    return (yield from _create(host, run, lambda tx: _insert(tx, host, new), single=True))
 
 
 def _begin_child(scope: Scope, invocation: Invocation, text: str) -> Flow[Begun]:
@@ -220,7 +220,7 @@ def _begin_child(scope: Scope, invocation: Invocation, text: str) -> Flow[Begun]
         steps.decide(tx, parent.key, place, name, outcome, started_at=now, now=now)
         return created
 
-    begun = yield from _create(host, run, f"start {new.name}", write)
+    begun = yield from _create(host, run, write)
     settle(outcome, host.codec)
     return begun
 
@@ -277,12 +277,14 @@ def _add(tx: Tx, host: Host, news: Sequence[workflows.NewWorkflow]) -> Any:
     return taken
 
 
-def _create(host: Host, run: Run, label: str, write: Callable[[Tx], int | None]) -> Flow[Begun]:
+def _create(
+    host: Host, run: Run, write: Callable[[Tx], int | None], *, single: bool = False
+) -> Flow[Begun]:
     """Have the row written by `write`, which tells its number, or None if there is one already."""
     host.runs.add(run)
     created: int | None = None
     try:
-        created = yield Write(label, write)
+        created = yield Write(f"start {run.name}", write, single=single)
     finally:
         if created is None:
             host.runs.remove(run)

@@ -11,8 +11,15 @@ from typing import Any
 from durable.codec import encode_error, error_is_exact
 from durable.errors import SerializationError, WaitTimeout
 from durable.runtime.checkpoint import error_outcome, settle
-from durable.runtime.context import Scope, StepCall, current_host, run_in_step
-from durable.runtime.flows import Call, Flow, Pause, Write, carried
+from durable.runtime.context import (
+    Scope,
+    StepCall,
+    current_host,
+    enter,
+    enter_step,
+    run_in_step,
+)
+from durable.runtime.flows import Call, Flow, Pause, Write, carried, drive
 from durable.runtime.registry import StepSpec
 from durable.store import steps, streams, workflows
 from durable.store.faults import is_of_the_file
@@ -42,23 +49,61 @@ def call(scope: Scope, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, 
         attempt = record.attempt + 1
         yield Pause(record.until_at or 0.0)
     body = _body(spec, scope, args, kwargs)
-    try_once = _try_transaction if spec.transaction else _try_body
-    while True:
-        step = StepCall(place, spec.name, attempt, host.clock.now())
-        text, error = yield from try_once(scope, spec, step, body)
-        if error is None:
-            return host.codec.decode(text)
-        wait = _pause_after(scope, spec, step, error)
-        if wait is None:
-            failed = error_outcome(error)
-            yield _record(scope, step, failed, host.clock.now())
-            if error_is_exact(failed.text or ""):
-                raise carried(error)
-            return settle(failed, host.codec)
+    step = StepCall(place, spec.name, attempt, host.clock.now())
+    text, error = yield from _try_once(scope, spec, step, body)
+    if error is None:
+        return host.codec.decode(text)
+    return (yield from _after_failure(scope, spec, step, body, error))
+
+
+def call_here(scope: Scope, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`call`, on the calling thread.
+
+    What is not recorded yet, and succeeds at its first try, waits for nothing: without a flow it
+    costs half as much.
+    """
+    host, run = scope.host, scope.run
+    if run.records or spec.transaction or spec.is_async or host.hooks.around_steps:
+        return drive(call(scope, spec, args, kwargs), scope)
+    place, _ = scope.next(spec.name)
+    step = StepCall(place, spec.name, 1, host.clock.now())
+    failed = None
+    try:
+        enter_step(scope, step)
+        try:
+            value = spec.fn(*args, **kwargs)
+        finally:
+            enter(scope)
+        now = host.clock.now()
+        text = _text_of(scope, spec, step, value, now)
+    except Exception as error:
+        failed = error
+    if failed is not None:
+        body = _body(spec, scope, args, kwargs)
+        return drive(_after_failure(scope, spec, step, body, failed), scope)
+    _record(scope, step, Outcome(VALUE, text), now).perform(scope)
+    return host.codec.decode(text)
+
+
+def _after_failure(
+    scope: Scope, spec: StepSpec, step: StepCall, body: Body, error: Exception
+) -> Flow[Any]:
+    """What comes of a step whose try has failed: its next tries, or its error."""
+    host = scope.host
+    while (wait := _pause_after(scope, spec, step, error)) is not None:
         until = host.clock.now() + wait
         yield from _postpone(scope, step, until, error)
         yield Pause(until)
-        attempt += 1
+        step = StepCall(step.place, spec.name, step.attempt + 1, host.clock.now())
+        text, next_error = yield from _try_once(scope, spec, step, body)
+        if next_error is None:
+            return host.codec.decode(text)
+        error = next_error
+    failed = error_outcome(error)
+    yield _record(scope, step, failed, host.clock.now())
+    if error_is_exact(failed.text or ""):
+        raise carried(error)
+    return settle(failed, host.codec)
 
 
 def call_plainly(
@@ -98,15 +143,15 @@ def _body(
 # Each gives the recorded text of what the step returned, or else the error that the try ended in.
 
 
-def _try_body(
+def _try_once(
     scope: Scope, spec: StepSpec, step: StepCall, body: Body
 ) -> Flow[tuple[str, Exception | None]]:
+    if spec.transaction:
+        return (yield from _try_transaction(scope, spec, step, body))
     try:
         value = yield Call(scope, spec, step, body)
         now = scope.host.clock.now()
-        if spec.timeout is not None:
-            _check_time(spec, now - step.started_at)
-        text = _encode(scope, step, value)
+        text = _text_of(scope, spec, step, value, now)
     except Exception as error:
         return "", error
     yield _record(scope, step, Outcome(VALUE, text), now)
@@ -141,7 +186,7 @@ def _record(scope: Scope, step: StepCall, outcome: Outcome, now: float) -> Write
     def write(tx: Tx) -> None:
         _decide(tx, scope, step, outcome, now)
 
-    return Write(f"step {step.name}", write)
+    return Write(f"step {step.name}", write, single=not step.wrote_streams)
 
 
 def _decide(tx: Tx, scope: Scope, step: StepCall, outcome: Outcome, now: float) -> None:
@@ -190,6 +235,13 @@ def _postpone(scope: Scope, step: StepCall, until: float, error: Exception) -> F
 
 
 # ---------------------------------------------------------------------- the body
+
+
+def _text_of(scope: Scope, spec: StepSpec, step: StepCall, value: object, now: float) -> str:
+    """What is recorded of the value that the body returned in time."""
+    if spec.timeout is not None:
+        _check_time(spec, now - step.started_at)
+    return _encode(scope, step, value)
 
 
 def _encode(scope: Scope, step: StepCall, value: object) -> str:

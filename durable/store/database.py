@@ -37,6 +37,7 @@ from durable.store.requests import (
     Request,
     Unattended,
     Writer,
+    wake_in_turn,
 )
 from durable.store.tx import Tx
 
@@ -138,7 +139,11 @@ class Database:
     # ------------------------------------------------------------------ the two doors
 
     def write(
-        self, label: str, fn: Callable[[Tx], T], on_commit: Callable[[T], None] | None = None
+        self,
+        label: str,
+        fn: Callable[[Tx], T],
+        on_commit: Callable[[T], None] | None = None,
+        single: bool = False,
     ) -> T:
         """What `fn` returns, once its writes are committed; nothing of them if it raises.
 
@@ -146,18 +151,21 @@ class Database:
         `label` names the write for people and for tests that crash around it. `on_commit` is told
         what `fn` returned before anybody hears of the keys that it touched, unless a Ctrl-C comes
         between; it is quick and does not raise.
+
+        A `single` one changes the file in one statement, before which it touches its keys, and
+        raises only if nothing is changed. Where it is alone, it needs no BEGIN and no COMMIT.
         """
         if self._inherited:
             self.check_process()
         observer = self.observer
         if observer is not None:
             observer.before(label)
-        request = Request(label, fn, on_commit)
+        request = Request(label, fn, on_commit, single)
         try:
             if not self._enter(request):
                 self._follow(request)
             if not request.done:
-                self._lead()
+                self._lead(request)
         except BaseException:
             self._abandon(request)
             raise
@@ -182,7 +190,7 @@ class Database:
         if self.observer is not None:
             self.observer.before(label)
         writer = self._writer_thread
-        request = Later(label, fn, on_commit, writer)
+        request = Later(label, fn, on_commit, False, writer)
         request.on_done = on_done
         if self._enter(request):
             writer.call()
@@ -195,6 +203,7 @@ class Database:
         fn: Callable[[Tx], T],
         on_done: Callable[[Callable[[], T]], None],
         on_commit: Callable[[T], None] | None = None,
+        single: bool = False,
     ) -> None:
         """`write`, for a thread that may go: if others commit now, it leaves the write to them.
 
@@ -204,7 +213,7 @@ class Database:
         if self._inherited:
             self.check_process()
         writer = self._writer_thread
-        request = Left(label, fn, on_commit, writer)
+        request = Left(label, fn, on_commit, single, writer)
         request.on_done = on_done
         if self._enter(request):
             self._lead_for(request)
@@ -263,15 +272,15 @@ class Database:
                     "would need a commit of its own; call it in the workflow, or in another step"
                 )
             leads = self._leader is None
-            if isinstance(request, Unattended):
+            if not request.attended:
+                assert isinstance(request, Unattended)
                 self._writer_thread.outstanding.add(request)
+                request.led = leads and isinstance(request, Left)
             elif not leads:
                 request.bell = self._clock.bell()
             self._queue.append(request)
             if leads:
                 self._leader = request
-                if isinstance(request, Left):
-                    request.led = True
             return leads
 
     def _follow(self, request: Request[Any]) -> None:
@@ -280,6 +289,9 @@ class Database:
         while not (request.done or self._leader is request):
             if not request.bell.wait(self._clock.now() + LOOK_FOR_LEADER_SECONDS):
                 self._replace_leader()
+        request.awake = True
+        if request.turns is not None:
+            request.turns.go_on()
 
     def _lead_for_others(self, late: bool) -> None:
         """A turn of the writer: lead, if it is the turn of a request without a thread."""
@@ -296,49 +308,62 @@ class Database:
     def _lead_for(self, request: Unattended[Any]) -> None:
         """Lead in the place of the request, which no thread waits for."""
         try:
-            self._lead()
+            self._lead(request)
         except BaseException as error:  # what the body of a transaction raised
             request.error = error
             request.done = True
-            self._hand_over([request])
+            self._hand_over(request, [request])
 
-    def _lead(self) -> None:
+    def _lead(self, leader: Request[Any]) -> None:
         """Commit all that is queued, notify, and hand over to the first that came meanwhile."""
         with self._mutex:
             batch = [request for request in self._queue if not request.done]
         self._leading = threading.get_ident()
         try:
-            self._commit(batch)
+            # Where the short way fails, the long one waits for a lock, or says what is wrong.
+            if not (leader.single and len(batch) == 1 and self._commit_single(leader)):
+                self._commit(batch)
         finally:
             self._leading = None
-            self._hand_over(batch)
-            self.notify()
+            self._hand_over(leader, batch)
+            if self._untold:
+                self.notify()
 
-    def _hand_over(self, batch: list[Request[Any]]) -> None:
+    def _hand_over(self, leader: Request[Any], batch: list[Request[Any]]) -> None:
         """Let the next one lead, and wake those that are done."""
         with self._mutex:
-            self._choose_leader()
-        done = [request for request in batch if request.done]
-        for request in done:
-            request.committed()
-        for request in done:
-            request.wake()
+            next_leader = self._choose_leader()
+        for request in batch:
+            if request.done and request.on_commit is not None:
+                request.committed()
+        if len(batch) > 1 or next_leader is not None:
+            others = [each for each in batch if each.done and each is not leader]
+            if next_leader is not None and next_leader is not leader:
+                others.append(next_leader)
+            wake_in_turn(others, self._clock)
+        if leader.done and not leader.attended:
+            leader.wake()
 
-    def _choose_leader(self) -> None:
+    def _choose_leader(self) -> Request[Any] | None:
         """With the mutex held: the first that waits leads; if there is none, `close` is told."""
-        self._queue = [each for each in self._queue if not (each.done or each.gone)]
-        self._leader = self._queue[0] if self._queue else None
-        if self._leader is not None:
-            self._leader.wake()
-        elif self._closing:
+        queue = self._queue
+        if len(queue) == 1 and queue[0].done:
+            queue.clear()
+        else:
+            queue = self._queue = [each for each in queue if not (each.done or each.gone)]
+        self._leader = queue[0] if queue else None
+        if self._leader is None and self._closing:
             with self._idle_lock:
                 self._idle.notify_all()
+        return self._leader
 
     def _replace_leader(self) -> None:
         """Let another lead, if the one whose turn it is was interrupted."""
         with self._mutex:
             if self._leader is None or self._leader.gone:
-                self._choose_leader()
+                leader = self._choose_leader()
+                if leader is not None:
+                    leader.wake()
 
     def notify(self) -> None:
         """Tell of the keys that commits have touched; some may be told twice, none is missed."""
@@ -391,6 +416,22 @@ class Database:
             else:
                 self._rollback()
             raise
+
+    def _commit_single(self, request: Request[Any]) -> bool:
+        """Run a single request that is alone, as a transaction of SQLite's; False if it failed."""
+        tx = self._tx
+        if self._signals or self._dead or self._writer.in_transaction:
+            return False
+        tx.touched = []
+        try:
+            request.run(tx)
+            self._mark_done([request])
+        except Exception:
+            return False
+        except BaseException:  # a Ctrl-C: it may be committed
+            self._remember_touched()
+            raise
+        return True
 
     def _run_all(self, batch: list[Request[Any]], *, careful: bool) -> None:
         """Run the batch, and those that come meanwhile: they share the commit."""
@@ -447,11 +488,15 @@ class Database:
 
     def _mark_done(self, batch: list[Request[Any]]) -> None:
         """The batch is committed; may be called again for the same batch."""
+        self._remember_touched()
+        for request in batch:
+            request.done = True
+
+    def _remember_touched(self) -> None:
+        """Have `notify` tell of the keys that this commit has touched."""
         if self._tx.touched:
             with self._mutex:
                 self._untold = [*self._untold, self._tx.touched]
-        for request in batch:
-            request.done = True
 
     def _fail(self, batch: list[Request[Any]], error: Exception) -> None:
         for request in batch:

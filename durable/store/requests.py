@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
 
 from durable.clock import Bell, Clock, Thread
 from durable.store.tx import Tx
@@ -13,6 +14,9 @@ from durable.store.tx import Tx
 T = TypeVar("T")
 
 LOOK_FOR_LEADER_SECONDS = 0.1
+
+# Threads wake one after the other, unless one of them took longer than this to do so.
+SLOW_TO_WAKE_SECONDS = 0.001
 
 
 class NotTogether(Exception):
@@ -22,19 +26,39 @@ class NotTogether(Exception):
 class Request(Generic[T]):
     """One call of `write`, from its thread to the one that leads and back."""
 
-    __slots__ = ("bell", "done", "error", "fn", "gone", "label", "on_commit", "result")
+    __slots__ = (
+        "awake",
+        "bell",
+        "done",
+        "error",
+        "fn",
+        "gone",
+        "label",
+        "on_commit",
+        "result",
+        "single",
+        "turns",
+    )
+
+    attended: ClassVar[bool] = True
+    """Whether a thread waits for it."""
 
     def __init__(
-        self, label: str, fn: Callable[[Tx], T], on_commit: Callable[[T], None] | None = None
+        self,
+        label: str,
+        fn: Callable[[Tx], T],
+        on_commit: Callable[[T], None] | None = None,
+        single: bool = False,
     ) -> None:
         self.label = label
         self.fn = fn
         self.on_commit = on_commit
-        self.done = False
-        self.gone = False
+        self.single = single
+        self.done = self.gone = self.awake = False
         self.result: Any = None
         self.error: BaseException | None = None
         self.bell: Bell | None = None  # where another leads
+        self.turns: Turns | None = None
 
     def run(self, tx: Tx) -> None:
         """Call the function; what it raises is not caught here."""
@@ -63,14 +87,17 @@ class Unattended(Request[T], ABC):
 
     __slots__ = ("led", "writer")
 
+    attended = False
+
     def __init__(
         self,
         label: str,
         fn: Callable[[Tx], T],
         on_commit: Callable[[T], None] | None,
+        single: bool,
         writer: Writer,
     ) -> None:
-        super().__init__(label, fn, on_commit)
+        super().__init__(label, fn, on_commit, single)
         self.writer = writer
         self.led = False  # by the thread that brought it, so not by the writer
 
@@ -109,6 +136,47 @@ class Left(Unattended[T]):
     def tell(self) -> None:
         """Say how it ended."""
         self.on_done(self.outcome)
+
+
+class Turns:
+    """Threads that wake one after the other, as each calls the next one.
+
+    Called at once, they would wake only to wait for the interpreter, and each other.
+    """
+
+    def __init__(self, waiting: Sequence[Request[Any]], clock: Clock) -> None:
+        self._waiting = deque(waiting)
+        self._clock = clock
+        self._called_at = clock.now()
+        for request in waiting:
+            request.turns = self
+
+    def go_on(self) -> None:
+        """Call the next one; all that are left if that took long, as somebody computes."""
+        now = self._clock.now()
+        slow, self._called_at = now - self._called_at > SLOW_TO_WAKE_SECONDS, now
+        while self._waiting:
+            try:
+                request = self._waiting.popleft()
+            except IndexError:
+                return
+            if not request.awake:
+                request.wake()
+                if not slow:
+                    return
+
+
+def wake_in_turn(requests: Sequence[Request[Any]], clock: Clock) -> None:
+    """Wake the threads of the requests one after the other; those without a thread at once.
+
+    A clock that is not real draws itself who goes on first: it is told of all.
+    """
+    attended = [request for request in requests if request.attended]
+    for request in requests:
+        if not (request.attended and clock.real):
+            request.wake()
+    if attended and clock.real:
+        Turns(attended, clock).go_on()
 
 
 class Writer:

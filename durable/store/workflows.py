@@ -117,26 +117,26 @@ def queue_key(queue: str) -> str:
 
 def insert(tx: Tx, new: NewWorkflow, *, holder: int | None, now: float) -> int | None:
     """The number of the new run; None if the id exists already, and nothing was written."""
+    # By position, here and where a run ends: sqlite3 takes its time to look up names.
     cursor = tx.execute(
         """
         INSERT INTO durable_workflow
                (id, name, status, input, holder, created_at, started_at,
                 timeout, deadline_at, parent_id, seed, version, tags)
-        VALUES (:id, :name, 'PENDING', :input, :holder, :now, :now,
-                :timeout, :now + :timeout, :parent_id, :id, :version, :tags)
+        VALUES (?1, ?2, 'PENDING', ?3, ?4, ?5, ?5, ?6, ?5 + ?6, ?7, ?1, ?8, ?9)
             ON CONFLICT (id) DO NOTHING
         """,
-        {
-            "id": new.id,
-            "name": new.name,
-            "input": new.input,
-            "holder": holder,
-            "now": now,
-            "timeout": new.timeout,
-            "parent_id": new.parent_id,
-            "version": new.version,
-            "tags": json.dumps(new.tags) if new.tags else "[]",
-        },
+        (
+            new.id,
+            new.name,
+            new.input,
+            holder,
+            now,
+            new.timeout,
+            new.parent_id,
+            new.version,
+            json.dumps(new.tags) if new.tags else "[]",
+        ),
     )
     return cursor.lastrowid if cursor.rowcount else None
 
@@ -355,17 +355,16 @@ def finish(
     tx: Tx, seq: int, epoch: int, *, result: str | None, error: str | None, now: float
 ) -> bool:
     """Record the outcome, and say whether it counts: a run ends once, and only the present one."""
+    tx.touch(key(seq))
     cursor = tx.execute(
         """
         UPDATE durable_workflow
-           SET status = iif(:error IS NULL, 'SUCCESS', 'ERROR'), result = :result, error = :error,
-               finished_at = :now, holder = NULL, waits_for = NULL, wake_at = NULL, reason = NULL
-         WHERE seq = :seq AND epoch = :epoch AND status = 'PENDING'
+           SET status = iif(?1 IS NULL, 'SUCCESS', 'ERROR'), result = ?2, error = ?1,
+               finished_at = ?3, holder = NULL, waits_for = NULL, wake_at = NULL, reason = NULL
+         WHERE seq = ?4 AND epoch = ?5 AND status = 'PENDING'
         """,
-        {"seq": seq, "epoch": epoch, "result": result, "error": error, "now": now},
+        (error, result, now, seq, epoch),
     )
-    if cursor.rowcount:
-        tx.touch(key(seq))
     return cursor.rowcount == 1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from durable import DurableError, Engine, EngineClosed, WorkflowNotFound
 from durable.clock import Bell, SystemClock
 from durable.store import signals
 from durable.store.database import Database
+from durable.store.requests import Request, wake_in_turn
 from durable.store.tx import Tx
 from tests.processes.programs import Program
 from tests.store.interrupts import Interruption
 from tests.store.recording import Recorder
-from tests.support import PATIENCE, Gate
+from tests.support import PATIENCE, Gate, until
 
 
 class WatchedClock(SystemClock):
@@ -341,6 +342,151 @@ def test_a_client_leaves_its_keys_in_the_file(path: str) -> None:
     bench.database.close()
 
 
+# ---------------------------------------------------------------------- single statements
+
+
+def add_single(bench: Bench, value: object) -> object:
+    """Write a row in one statement, before which its key is touched."""
+
+    def insert_single(tx: Tx) -> object:
+        tx.touch(f"key/{value}")
+        tx.execute("INSERT INTO t VALUES (?)", (value,))
+        return value
+
+    return bench.database.write("single", insert_single, None, True)
+
+
+def test_a_single_statement_that_is_alone_is_a_transaction_itself(bench: Bench) -> None:
+    """No BEGIN and no COMMIT; its keys are told all the same."""
+    assert add_single(bench, "a") == "a"
+    assert [sql.split()[0] for sql in bench.ran] == ["INSERT"]
+    assert not bench.database._writer.in_transaction
+    assert (bench.rows(), bench.told) == (["a"], ["key/a"])
+
+
+def test_single_statements_share_a_commit_with_others(bench: Bench) -> None:
+    """One flush for all that waited, whatever they are."""
+    bench.behind_a_commit(*[lambda n=n: add_single(bench, n) for n in range(5)])
+    assert bench.rows() == list(range(5))
+    assert bench.commits() == 2  # the one that held them up, and theirs
+
+
+def test_a_single_statement_that_fails_says_why(bench: Bench) -> None:
+    """It is tried again as any other write: nothing is left of it, and its caller hears why."""
+    with pytest.raises(DurableError, match="no such table"):
+        bench.database.write(
+            "single", lambda tx: tx.execute("INSERT INTO u VALUES (1)"), None, True
+        )
+    add_single(bench, "goes on")
+    assert bench.rows() == ["goes on"]
+
+
+def test_a_single_statement_waits_for_the_lock_of_another_process(bench: Bench, path: str) -> None:
+    """As long as it takes, and is written once."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        caller = Caller(lambda: add_single(bench, "a"))
+        until(lambda: bench.ran.count("BEGIN IMMEDIATE") > 1)  # it has tried again
+        other.execute("COMMIT")
+        caller.join()
+    assert (caller.result, bench.rows()) == ("a", ["a"])
+
+
+def test_a_single_statement_of_a_client_leaves_its_keys_in_the_file(path: str) -> None:
+    """They are a second statement, so it has a transaction."""
+    bench = Bench(path, signals=True)
+    add_single(bench, "a")
+    assert bench.database.read(lambda tx: signals.after(tx, 0))[1] == ["key/a"]
+    assert [sql.split()[0] for sql in bench.ran] == ["BEGIN", "INSERT", "INSERT", "COMMIT"]
+    bench.database.close()
+
+
+def test_a_single_statement_after_death_is_not_written(bench: Bench, path: str) -> None:
+    """As of every other write, nothing comes into the file."""
+    bench.database._dead = True
+    with pytest.raises(EngineClosed):
+        add_single(bench, "a")
+    bench.database.close()
+    assert bench.read_file(path) == []
+
+
+# ---------------------------------------------------------------------- who is woken when
+
+
+class Ringing:
+    """A request whose thread says that it was called, and when told to, wakes."""
+
+    def __init__(self, name: str, called: list[str]) -> None:
+        self.request: Request[None] = Request(name, lambda tx: None)
+        self.request.bell = self
+        self._name = name
+        self._called = called
+
+    def ring(self) -> None:
+        self._called.append(self._name)
+
+    def wait(self, deadline: float | None) -> bool:
+        raise NotImplementedError
+
+    def wake(self) -> None:
+        """Its thread is awake, and lets the others go on."""
+        self.request.awake = True
+        if self.request.turns is not None:
+            self.request.turns.go_on()
+
+
+class StoppedClock(SystemClock):
+    """Stands still until it is told to go on."""
+
+    def __init__(self, *, real: bool = True) -> None:
+        self.time = 100.0
+        self.real = real
+
+    def now(self) -> float:
+        return self.time
+
+
+def ringing(clock: StoppedClock) -> tuple[list[Ringing], list[str]]:
+    """Four threads whose requests are done, and the list of those that are called."""
+    called: list[str] = []
+    threads = [Ringing(name, called) for name in "abcd"]
+    wake_in_turn([thread.request for thread in threads], clock)
+    return threads, called
+
+
+def test_threads_wake_one_after_the_other() -> None:
+    """Each calls the next one when it is awake."""
+    threads, called = ringing(StoppedClock())
+    seen = ["".join(called)]
+    for thread in threads:
+        thread.wake()
+        seen.append("".join(called))
+    assert seen == ["a", "ab", "abc", "abcd", "abcd"]
+
+
+def test_a_thread_that_woke_by_itself_is_not_called() -> None:
+    """Nobody would answer: the next one is."""
+    threads, called = ringing(StoppedClock())
+    threads[1].wake()
+    threads[0].wake()
+    assert called == ["a", "c", "d"]
+
+
+def test_where_a_thread_takes_long_to_wake_all_others_are_called() -> None:
+    """Somebody computes, and lets go of the interpreter now and then: each is to be ready then."""
+    clock = StoppedClock()
+    threads, called = ringing(clock)
+    clock.time += 0.002
+    threads[0].wake()
+    assert called == ["a", "b", "c", "d"]
+
+
+def test_a_clock_that_draws_the_order_is_told_of_all() -> None:
+    """Which of them goes on first is what it tries out."""
+    _, called = ringing(StoppedClock(real=False))
+    assert called == ["a", "b", "c", "d"]
+
+
 # ---------------------------------------------------------------------- Ctrl-C
 
 
@@ -429,10 +575,28 @@ def test_ctrl_c_at_any_point_of_a_write_loses_no_other_callers_write(bench: Benc
     assert at > 30  # points there were
 
 
+def test_ctrl_c_at_any_point_of_a_single_write_leaves_the_door_open(bench: Bench) -> None:
+    """It is written once or not at all; if it is, its key is told, and the next one goes on."""
+    at, interruption = 0, None
+    while interruption is None or interruption.happened:
+        at += 1
+        interruption, returned = Interruption(at), False
+        with suppress(KeyboardInterrupt), interruption.armed():
+            add_single(bench, at)
+            returned = True
+        add_single(bench, -at)
+        rows = bench.rows()
+        assert rows.count(at) in ((1,) if returned else (0, 1)), interruption.where
+        assert rows.count(-at) == 1, interruption.where
+        assert at not in rows or f"key/{at}" in bench.told, interruption.where
+    assert at > 10  # points there were
+
+
 CTRL_C_AT_RANDOM = """\
 import faulthandler, random
 from durable.clock import SystemClock
 from durable.store.database import Database
+from durable.store.requests import Request, wake_in_turn
 
 faulthandler.dump_traceback_later(18, exit=True)  # where it hangs, if it does
 seed, path = int(sys.argv[1]), sys.argv[2]
@@ -667,12 +831,20 @@ def test_an_engine_in_memory_runs_workflows_on_many_threads() -> None:
 
 # ---------------------------------------------------------------------- N34
 
+SINGLE = {
+    ("INSERT", "INTO", "DURABLE_STEP"),
+    ("INSERT", "INTO", "DURABLE_WORKFLOW"),
+    ("UPDATE", "DURABLE_WORKFLOW", "SET"),
+}
 WRITES = {"INSERT", "UPDATE", "DELETE", "REPLACE", "CREATE", "DROP", "ALTER"}
 
 
 @pytest.mark.slow
 def test_every_write_comes_after_begin_immediate(recorded: Recorder) -> None:
-    """N34: of all SQL of a session, each write is in a transaction that began as a writer's."""
+    """N34: of all SQL of a session, each write is in a transaction that began as a writer's.
+
+    Or it is one itself, which takes the writer's lock as BEGIN IMMEDIATE does.
+    """
     assert len(recorded.traced) > 3
     for statements in recorded.traced.values():
         began = None
@@ -684,7 +856,8 @@ def test_every_write_comes_after_begin_immediate(recorded: Recorder) -> None:
                 began = None
             elif words[0] in WRITES or words[0] == "WITH":
                 reads_only = words[0] == "WITH" and WRITES.isdisjoint(words)
-                assert began == "BEGIN IMMEDIATE" or reads_only, sql
+                single = began is None and tuple(words[:3]) in SINGLE
+                assert began == "BEGIN IMMEDIATE" or reads_only or single, sql
             elif words[0] in ("SAVEPOINT", "RELEASE"):
                 assert began == "BEGIN IMMEDIATE", sql
 
