@@ -165,10 +165,10 @@ class Engine(Client):
             self._codec,
             clock,
             Waiting(clock),
-            Runs(clock),
-            Timers(clock),
-            self._hooks,
-            self._version,
+            runs=Runs(clock),
+            timers=Timers(clock),
+            hooks=self._hooks,
+            version=self._version,
         )
         host.on_start = lambda ids: host.spawn_task(
             f"durable start {ids[0]}", partial(recovery.take_up_all_loose, host, ids)

@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from durable.errors import NoEngine, NonDeterminism, NotAllowedHere, NotInWorkflow
@@ -29,29 +28,43 @@ class WasCancelled(BaseException):
     """The code of the workflow cancelled this call, and will do so again."""
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class StepCall:
     """The step whose body is running, at one of its tries."""
 
-    place: Place
-    name: str
-    attempt: int
-    started_at: float
-    wrote_streams: bool = False
+    __slots__ = ("attempt", "name", "place", "started_at", "wrote_streams")
+
+    def __init__(self, place: Place, name: str, attempt: int, started_at: float) -> None:
+        self.place = place
+        self.name = name
+        self.attempt = attempt
+        self.started_at = started_at
+        self.wrote_streams = False
 
 
-@dataclass(slots=True, eq=False, repr=False)
 class Scope:
-    """A piece of code that takes numbers in a run: on one thread, or in one task."""
+    """A piece of code that takes numbers in a run: on one thread, or in one task.
 
-    host: Host
-    run: Run
-    thread: int
-    lane: str = ""
-    number: int = 0
-    step: StepCall | None = None
-    name: str = ""
-    """Of the durable call that began last."""
+    `name` is that of the durable call that began last.
+    """
+
+    __slots__ = ("host", "lane", "name", "number", "run", "step", "thread")
+
+    def __init__(
+        self,
+        host: Host,
+        run: Run,
+        thread: int,
+        lane: str = "",
+        number: int = 0,
+        step: StepCall | None = None,
+    ) -> None:
+        self.host = host
+        self.run = run
+        self.thread = thread
+        self.lane = lane
+        self.number = number
+        self.step = step
+        self.name = ""
 
     @property
     def in_coroutine(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 
 from durable.clock import Clock
 from durable.codec import Codec
@@ -14,16 +13,16 @@ from durable.runtime.waiting import Waiting
 from durable.store.database import Database
 
 
-@dataclass(eq=False, repr=False)
 class File:
     """The database, the codec of its values, the clock, and those who wait."""
 
-    database: Database
-    codec: Codec
-    clock: Clock
-    waiting: Waiting
-    fates: Fates = field(init=False, default_factory=Fates)
-    _loops: dict[asyncio.AbstractEventLoop, OnLoop] = field(init=False, default_factory=dict)
+    def __init__(self, database: Database, codec: Codec, clock: Clock, waiting: Waiting) -> None:
+        self.database = database
+        self.codec = codec
+        self.clock = clock
+        self.waiting = waiting
+        self.fates = Fates()
+        self._loops: dict[asyncio.AbstractEventLoop, OnLoop] = {}
 
     def on_loop(self) -> OnLoop:
         """The running event loop, for other threads to call on."""

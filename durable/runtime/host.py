@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
+from durable.clock import Clock
+from durable.codec import Codec
 from durable.errors import DurableError, EngineClosed
 from durable.runtime.file import File
 from durable.runtime.hooks import Hooks
@@ -16,7 +17,9 @@ from durable.runtime.loops import LoopThread, OnLoop
 from durable.runtime.runs import Run, Runs, Slot
 from durable.runtime.threads import Threads
 from durable.runtime.timers import Timers
+from durable.runtime.waiting import Waiting
 from durable.store import workflows
+from durable.store.database import Database
 from durable.store.tx import Tx
 from durable.store.workflows import NewWorkflow
 
@@ -45,32 +48,41 @@ class Turns(Protocol):
         """Something in the queue may be able to start."""
 
 
-@dataclass(eq=False, repr=False)
 class Host(File):
     """The file of an engine, and all that goes on in it."""
 
-    runs: Runs
-    timers: Timers
-    hooks: Hooks
-    version: str | None = None
-    session: int = 0
-    on_start: Callable[[list[str]], None] | None = None
-    """Called with the ids of workflows that somebody wants to be taken up."""
-    loop: OnLoop | None = None
-    """Where its coroutines run, once there is one: the program's loop, or one of its own."""
-    loop_thread: LoopThread | None = None
-    loop_mutex: threading.Lock = field(default_factory=threading.Lock)
-    queues: Turns | None = None
-    cancels: int = 0
-    """How often this process heard of a cancel: who runs a workflow looks whether it changed."""
-    stopping: bool = False
-    blocked: dict[str, str] = field(default_factory=dict)
-    """Unfinished workflows whose code or instance this program lacks: id and reason."""
-    warned: set[str] = field(default_factory=set)
-    threads: Threads = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.threads = Threads(self.clock, self._failed)
+    def __init__(
+        self,
+        database: Database,
+        codec: Codec,
+        clock: Clock,
+        waiting: Waiting,
+        *,
+        runs: Runs,
+        timers: Timers,
+        hooks: Hooks,
+        version: str | None,
+    ) -> None:
+        super().__init__(database, codec, clock, waiting)
+        self.runs = runs
+        self.timers = timers
+        self.hooks = hooks
+        self.version = version
+        self.threads = Threads(clock, self._failed)
+        self.session = 0
+        self.on_start: Callable[[list[str]], None] | None = None
+        """Called with the ids of workflows that somebody wants to be taken up."""
+        self.loop: OnLoop | None = None
+        """Where its coroutines run, once there is one: the program's loop, or one of its own."""
+        self.loop_thread: LoopThread | None = None
+        self.loop_mutex = threading.Lock()
+        self.queues: Turns | None = None
+        self.cancels = 0
+        """How often this process heard of a cancel: who runs a workflow looks if it changed."""
+        self.stopping = False
+        self.blocked: dict[str, str] = {}
+        """Unfinished workflows whose code or instance this program lacks: id and reason."""
+        self.warned: set[str] = set()
 
     def new_id(self) -> str:
         """The id of a workflow that is given none."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
@@ -80,20 +79,20 @@ Started = tuple[State, dict[Place, Record]]
 """A run that holds a slot now, and what it has recorded."""
 
 
-@dataclass(eq=False, repr=False)
 class Taken:
     """What was started in a transaction that may not be committed yet."""
 
-    queue: str
-    cancels: int
-    """How many cancels the engine had heard of before."""
-    runs: list[Started] = field(default_factory=list)
-    again_at: float | None = None
-    """When the rate lets more of those start that wait."""
-    more: bool = False
-    """Whether more may start now, by the next transaction."""
-    looked_until: str | None = None
-    """The last partition that was looked at, where there are others behind it."""
+    def __init__(self, queue: str, cancels: int) -> None:
+        self.queue = queue
+        self.cancels = cancels
+        """How many cancels the engine had heard of before."""
+        self.runs: list[Started] = []
+        self.again_at: float | None = None
+        """When the rate lets more of those start that wait."""
+        self.more = False
+        """Whether more may start now, by the next transaction."""
+        self.looked_until: str | None = None
+        """The last partition that was looked at, where there are others behind it."""
 
 
 class _Taking:
@@ -245,14 +244,14 @@ def _started(new: NewWorkflow, queued: Queued, seq: int, holder: int | None, now
 # ---------------------------------------------------------------------- the queues of an engine
 
 
-@dataclass(eq=False, repr=False)
 class _Slot:
     """The slot of one run; see `runs.Slot`."""
 
-    owner: Queues
-    queue: str
-    partition: str | None
-    taken: Taken | None = None
+    def __init__(self, owner: Queues, queue: str, partition: str | None) -> None:
+        self.owner = owner
+        self.queue = queue
+        self.partition = partition
+        self.taken: Taken | None = None
 
     def hand_over(self, tx: Tx, now: float) -> None:
         self.taken = self.owner.take(tx, self.queue, self.partition, now=now)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from functools import cached_property
 from random import Random
 from typing import Any, Protocol
@@ -48,39 +47,55 @@ class Slot(Protocol):
         """The run is unfinished as the file failed: nobody else would free the slot."""
 
 
-@dataclass(eq=False, repr=False)
 class Run:
     """One workflow from its first line to its outcome, in this process."""
 
-    id: str
-    name: str
-    spec: WorkflowSpec
-    input: str
-    seed: str
-    seq: int = 0
-    epoch: int = 1
-    parent_id: str | None = None
-    timeout: float | None = None
-    deadline_at: float | None = None
-    records: dict[Place, Record] = field(default_factory=dict)
-    """What was recorded and not yet asked for; the run is replaying while there is any."""
-    stopping: bool = False
-    failure: BaseException | None = None
-    """Why it stopped, where the file does not tell."""
-    over: bool = False
-    """Whether its code has returned."""
-    beside: set[Any] = field(default_factory=set)
-    """What goes on beside its body: submitted steps, workers of a map, tasks."""
-    loop: OnLoop | None = None
-    """Where the body runs, if it is a coroutine."""
-    task: asyncio.Task[Any] | None = None
-    """What runs that body; other tasks of the run are in `beside`."""
-    slot: Slot | None = None
-    """What it holds in a queue, if it is of one."""
-    fate: Fate | None = None
-    """Where those look who wait for its end in this process, if there may be any."""
-    thread: int | None = None
-    """The thread that took it in hand, while that may yet drop it: None once it has its own."""
+    def __init__(
+        self,
+        id: str,  # noqa: A002
+        name: str,
+        spec: WorkflowSpec,
+        input: str,  # noqa: A002
+        *,
+        seed: str,
+        seq: int = 0,
+        epoch: int = 1,
+        parent_id: str | None = None,
+        timeout: float | None = None,
+        deadline_at: float | None = None,
+        records: dict[Place, Record] | None = None,
+        slot: Slot | None = None,
+        fate: Fate | None = None,
+    ) -> None:
+        self.id = id
+        self.name = name
+        self.spec = spec
+        self.input = input
+        self.seed = seed
+        self.seq = seq
+        self.epoch = epoch
+        self.parent_id = parent_id
+        self.timeout = timeout
+        self.deadline_at = deadline_at
+        self.records = {} if records is None else records
+        """What was recorded and not yet asked for; the run is replaying while there is any."""
+        self.stopping = False
+        self.failure: BaseException | None = None
+        """Why it stopped, where the file does not tell."""
+        self.over = False
+        """Whether its code has returned."""
+        self.beside: set[Any] = set()
+        """What goes on beside its body: submitted steps, workers of a map, tasks."""
+        self.loop: OnLoop | None = None
+        """Where the body runs, if it is a coroutine."""
+        self.task: asyncio.Task[Any] | None = None
+        """What runs that body; other tasks of the run are in `beside`."""
+        self.slot = slot
+        """What it holds in a queue, if it is of one."""
+        self.fate = fate
+        """Where those look who wait for its end in this process, if there may be any."""
+        self.thread: int | None = None
+        """The thread that took it in hand, while that may yet drop it: None once it has its own."""
 
     # What few runs have is made when it is asked for: there may be ten thousand that wait.
 
