@@ -336,8 +336,8 @@ async def _awaited_result(host: Host, run: Run) -> Any:
 
 def _function(host: Host, run: Run) -> tuple[Callable[[], Any], Guard | None]:
     """What to call, and what surrounds it."""
-    args, kwargs, *target = host.codec.decode(run.input)
-    bound_to, _ = find_target(target[0] if target else None)
+    args, kwargs, target = host.decode_input(run.input)
+    bound_to, _ = find_target(target)
     bound = () if bound_to is None else (bound_to,)
     replacement = host.hooks.replacements.get(run.spec.name)
     if replacement is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from durable.clock import Clock
 from durable.codec import Codec
@@ -22,6 +23,8 @@ class File:
         self.clock = clock
         self.waiting = waiting
         self.fates = Fates()
+        self.no_arguments = codec.encode([[], {}])
+        """The recorded input of a workflow that takes none."""
         self._loops: dict[asyncio.AbstractEventLoop, OnLoop] = {}
 
     def on_loop(self) -> OnLoop:
@@ -32,6 +35,13 @@ class File:
             self._loops = {each: on for each, on in self._loops.items() if not each.is_closed()}
             on_loop = self._loops[loop] = OnLoop(loop)
         return on_loop
+
+    def decode_input(self, text: str) -> tuple[Any, Any, Any]:
+        """The arguments of a workflow by position and by name, and what it is bound to, or None."""
+        if text == self.no_arguments:
+            return (), {}, None
+        args, kwargs, *target = self.codec.decode(text)
+        return args, kwargs, target[0] if target else None
 
     def new_id(self) -> str:
         """The id of a workflow that is given none."""

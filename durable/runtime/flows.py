@@ -73,11 +73,15 @@ class Actor(Protocol):
         """Record those."""
 
 
-class Outside(NamedTuple):
+class Outside:
     """Code that runs in no workflow, or for no step of one: nothing stops it."""
 
-    file: File
+    __slots__ = ("file",)
+
     stop_keys: tuple[str, ...] = ()
+
+    def __init__(self, file: File) -> None:
+        self.file = file
 
     def on_loop(self) -> OnLoop:
         """The running event loop."""

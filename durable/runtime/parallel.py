@@ -99,7 +99,7 @@ def _wait_for(future: Future[Any]) -> Flow[None]:
 
 def finish_all(scope: Scope) -> None:
     """Wait for what the workflow submitted and did not wait for; its outcome comes after theirs."""
-    for future in scope.run.futures:
+    for future in scope.run.futures if scope.run.has_futures else ():
         drive(_wait_for(future), scope)
 
 

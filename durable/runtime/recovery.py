@@ -288,12 +288,12 @@ def what_is_missing(host: Host, spec: WorkflowSpec | None, state: State) -> str 
             "declares it, or give the function that replaces it aliases=…"
         )
     try:
-        _, _, *target = host.codec.decode(state.input)
+        _, _, target = host.decode_input(state.input)
     except SerializationError as error:
         return f"its input cannot be read: {error}"
     except (TypeError, ValueError):
         return "its input is damaged"
-    return find_target(target[0] if target else None)[1]
+    return find_target(target)[1]
 
 
 def block(host: Host, state: State, reason: str) -> None:

@@ -109,6 +109,11 @@ class Run:
         """The steps that it has submitted."""
         return []
 
+    @property
+    def has_futures(self) -> bool:
+        """Whether it has submitted any."""
+        return "futures" in self.__dict__
+
     @cached_property
     def interrupted(self) -> set[asyncio.Task[Any]]:
         """The tasks that were told to stop."""
@@ -205,6 +210,7 @@ class Runs:
         self._failures: dict[str, BaseException] = {}
         self._lost: set[str] = set()
         self._claimed: set[str] = set()
+        self._waiters = 0
 
     def add(self, run: Run) -> None:
         """The run is in the hands of this process: the calling thread runs it, or has it run."""
@@ -222,16 +228,14 @@ class Runs:
     def _remove(self, run: Run) -> None:
         run.over = True
         known = self._active.get(run.id, [])
-        left = [each for each in known if each is not run]
-        if len(left) == len(known):
+        if run not in known:
             return
-        if left:
-            self._active[run.id] = left  # it was taken up again: how that goes is what counts
-        else:
+        known.remove(run)
+        if not known:  # else it was taken up again: how that goes is what counts
             del self._active[run.id]
             if run.failure is not None:
                 self._failures[run.id] = run.failure
-        self._changed.notify_all()
+        self._notify()
 
     def lose(self, error: BaseException) -> list[Run]:
         """The calling thread was interrupted: stop what it ran, or was about to have run."""
@@ -257,14 +261,14 @@ class Runs:
     def claim(self, workflow_ids: set[str]) -> None:
         """Be the one that takes the workflows up, until `unclaim`; wait for those who do now."""
         with self._mutex:
-            self._clock.wait(self._changed, lambda: not self._claimed & workflow_ids, None)
+            self._wait(lambda: not self._claimed & workflow_ids, None)
             self._claimed |= workflow_ids
 
     def unclaim(self, workflow_ids: set[str]) -> None:
         """They were taken up, or not."""
         with self._mutex:
             self._claimed -= workflow_ids
-            self._changed.notify_all()
+            self._notify()
 
     def all(self) -> list[Run]:
         """All that are running or waiting on a thread."""
@@ -300,7 +304,7 @@ class Runs:
         """The workflow waits no more; False if somebody else said so before."""
         with self._mutex:
             found = self._parked.pop(workflow_id, None) is not None
-            self._changed.notify_all()
+            self._notify()
             return found
 
     def begin_task(self, task: object) -> None:
@@ -312,7 +316,7 @@ class Runs:
         """Undo `begin_task`; harmless if it is done already."""
         with self._mutex:
             self._tasks.discard(task)
-            self._changed.notify_all()
+            self._notify()
 
     def hold(self, name: str, why: str) -> None:
         """Something that nobody works on now goes on in a while, unless the engine closes."""
@@ -323,11 +327,12 @@ class Runs:
         """Undo `hold`; harmless if there was none."""
         with self._mutex:
             if self._held.pop(name, None) is not None:
-                self._changed.notify_all()
+                self._notify()
 
     def wait_idle(self, deadline: float | None) -> bool:
         """Wait until nothing is running, parked or held; False if the deadline came first."""
-        return self._wait(lambda: self._hurried or self._is_idle(), deadline)
+        with self._mutex:
+            return self._wait(lambda: self._hurried or self._is_idle(), deadline)
 
     def _is_idle(self) -> bool:
         return not (self._active or self._parked or self._tasks or self._held)
@@ -336,20 +341,30 @@ class Runs:
         """Have `wait_idle` wait no longer."""
         with self._mutex:
             self._hurried = True
-            self._changed.notify_all()
+            self._notify()
 
     def wait_stopped(self, patience: float) -> bool:
         """Wait until nothing is running, as long as one ends every `patience` seconds."""
         left = None
         while left != (left := len(self.all())):
             deadline = self._clock.now() + patience
-            if self._wait(lambda: not (self._active or self._tasks), deadline):
-                return True
+            with self._mutex:
+                if self._wait(lambda: not (self._active or self._tasks), deadline):
+                    return True
         return False
 
+    # Both are called with the mutex held.
+
     def _wait(self, ready: Callable[[], bool], deadline: float | None) -> bool:
-        with self._mutex:
+        self._waiters += 1
+        try:
             return self._clock.wait(self._changed, ready, deadline)
+        finally:
+            self._waiters -= 1
+
+    def _notify(self) -> None:
+        if self._waiters:  # nearly always there are none
+            self._changed.notify_all()
 
     def describe(self) -> list[str]:
         """What is running or parked, for people."""

@@ -368,6 +368,8 @@ def _input(file: File, invocation: Invocation) -> str:
     _check_arguments(invocation)
     if spec.kind == "instance":
         registry.add_instance(bound_to)
+    if not (invocation.args or invocation.kwargs or spec.is_bound):
+        return file.no_arguments
     recorded: list[Any] = [list(invocation.args), invocation.kwargs]
     if (target := target_of(spec, bound_to)) is not None:
         recorded.append(target)

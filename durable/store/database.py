@@ -273,9 +273,7 @@ class Database:
                 )
             leads = self._leader is None
             if not request.attended:
-                assert isinstance(request, Unattended)
-                self._writer_thread.outstanding.add(request)
-                request.led = leads and isinstance(request, Left)
+                request.begin(leads)
             elif not leads:
                 request.bell = self._clock.bell()
             self._queue.append(request)

@@ -60,6 +60,9 @@ class Request(Generic[T]):
         self.bell: Bell | None = None  # where another leads
         self.turns: Turns | None = None
 
+    def begin(self, leads: bool) -> None:
+        """It is about to be queued; whether its thread leads."""
+
     def run(self, tx: Tx) -> None:
         """Call the function; what it raises is not caught here."""
         self.error = None
@@ -101,6 +104,10 @@ class Unattended(Request[T], ABC):
         self.writer = writer
         self.led = False  # by the thread that brought it, so not by the writer
 
+    def begin(self, leads: bool) -> None:
+        """The writer looks after it from now on."""
+        self.writer.outstanding.add(self)
+
     def wake(self) -> None:
         """Say that it is done, or have the writer lead."""
         if self.done:
@@ -132,6 +139,11 @@ class Left(Unattended[T]):
     __slots__ = ("on_done",)
 
     on_done: Callable[[Callable[[], T]], None]
+
+    def begin(self, leads: bool) -> None:
+        """Its thread leads for it, if nobody else does."""
+        super().begin(leads)
+        self.led = leads
 
     def tell(self) -> None:
         """Say how it ended."""
