@@ -24,7 +24,7 @@ from durable.runtime.context import (
     refuse_plain_body,
     refuse_without_loop,
 )
-from durable.runtime.flows import Flow, actor, drive, perform, perform_in
+from durable.runtime.flows import Flow, actor, await_in, drive, perform
 from durable.runtime.host import Host
 from durable.runtime.parallel import Future
 from durable.runtime.registry import StepSpec, WorkflowSpec, registry
@@ -373,7 +373,7 @@ def call_async_step(
         return _await_plainly(scope, spec, args, kwargs)
     if not scope.run.spec.is_async:
         refuse_plain_body(scope, name, "durable.run_step(…), or its submit(…)")
-    return perform_in(scope.take(), lambda inner: steps.call(inner, spec, args, kwargs))
+    return await_in(scope.take(), lambda inner: steps.call_in_task(inner, spec, args, kwargs))
 
 
 async def _await_plainly(

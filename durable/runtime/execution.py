@@ -28,10 +28,10 @@ from durable.runtime.flows import (
     Outside,
     Settled,
     Write,
+    await_in,
     drive,
     drive_async,
     drive_to_last_write,
-    perform_in,
 )
 from durable.runtime.hooks import Guard
 from durable.runtime.host import Host, log
@@ -351,7 +351,7 @@ def _run_around_step(step: StepSpec, args: Any, kwargs: Any) -> Any:
     """The body of a workflow that is nothing but a step; a coroutine if the step is one."""
     scope = body_scope(f"step {step.name!r}", blocks=False)
     if step.is_async:
-        return perform_in(scope.take(), lambda inner: steps.call(inner, step, args, kwargs))
+        return await_in(scope.take(), lambda inner: steps.call_in_task(inner, step, args, kwargs))
     return steps.call_here(scope, step, args, kwargs)
 
 

@@ -159,15 +159,15 @@ class Write(Generic[T]):
 
     async def perform_async(self, actor: Actor) -> Written[T]:
         """As `perform`, on another thread; a cancellation waits until the file has answered."""
-        if (turn := actor.on_loop().take_turn()) is not None:
+        on_loop, fn = actor.on_loop(), self.fn
+        if (turn := on_loop.take_turn()) is not None:
             await turn
-        file, fn = actor.file, self.fn
         cancelled = dict(actor.cancelled)
         if cancelled:
             fn = partial(_write_with_cancelled, actor, cancelled, fn)
-        signal = actor.on_loop().signal()
+        signal = on_loop.signal()
         try:
-            result = file.database.write_later(self.label, fn, signal.give, self.on_commit)
+            result = actor.file.database.write_later(self.label, fn, signal.give, self.on_commit)
         except EngineClosed as error:
             raise actor.explain(error) from None
         interrupted = await signal.wait_through()
@@ -565,8 +565,13 @@ def perform(
     return perform_in(scope.take(places), call)
 
 
-async def perform_in(scope: Scope, call: Callable[[Scope], Flow[T]]) -> T:
-    """What the call returns, at the next place of that scope.
+def perform_in(scope: Scope, call: Callable[[Scope], Flow[T]]) -> Coroutine[Any, Any, T]:
+    """What the call returns, awaited at the next place of that scope."""
+    return await_in(scope, lambda inner: drive_async(call(inner), inner))
+
+
+async def await_in(scope: Scope, call: Callable[[Scope], Coroutine[Any, Any, T]]) -> T:
+    """What the coroutine returns that is at the next place of that scope.
 
     If the code of the workflow cancels it (a timeout, a task group), that is an outcome as well: it
     is recorded with what the workflow does next, and a replay waits to be cancelled again. A run
@@ -574,7 +579,7 @@ async def perform_in(scope: Scope, call: Callable[[Scope], Flow[T]]) -> T:
     """
     number = scope.number
     try:
-        return await drive_async(call(scope), scope)
+        return await call(scope)
     except WasCancelled:
         await asyncio.get_running_loop().create_future()
         raise
@@ -587,4 +592,4 @@ async def perform_in(scope: Scope, call: Callable[[Scope], Flow[T]]) -> T:
         raise
 
 
-placed.add(perform_in.__code__)
+placed.add(await_in.__code__)

@@ -40,9 +40,9 @@ class OnLoop:
         return None
 
     def _count_turn(self) -> None:
-        self._begun += 1
-        if self._begun == ACTIONS_AT_ONCE:
+        if self._begun == 0:  # the first of this round of the loop
             self.loop.call_soon(self._begin_turns)
+        self._begun += 1
 
     def _begin_turns(self) -> None:
         """The loop has looked after its other tasks: now some of those that wait."""

@@ -19,7 +19,7 @@ from durable.runtime.context import (
     enter_step,
     run_in_step,
 )
-from durable.runtime.flows import Call, Flow, Pause, Write, carried, drive
+from durable.runtime.flows import Call, Flow, Pause, Write, carried, drive, drive_async
 from durable.runtime.registry import StepSpec
 from durable.store import steps, streams, workflows
 from durable.store.faults import is_of_the_file
@@ -82,6 +82,32 @@ def call_here(scope: Scope, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[
         body = _body(spec, scope, args, kwargs)
         return drive(_after_failure(scope, spec, step, body, failed), scope)
     _record(scope, step, Outcome(VALUE, text), now).perform(scope)
+    return host.codec.decode(text)
+
+
+async def call_in_task(
+    scope: Scope, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """`call`, in the calling task; as `call_here`."""
+    host, run = scope.host, scope.run
+    if run.records or not spec.is_async or host.hooks.around_steps:
+        return await drive_async(call(scope, spec, args, kwargs), scope)
+    place, _ = scope.next(spec.name)
+    step = StepCall(place, spec.name, 1, host.clock.now())
+    body = partial(spec.fn, *args, **kwargs)
+    failed = None
+    try:
+        value = await Call(scope, spec, step, body).perform_async(scope)
+        now = host.clock.now()
+        text = _text_of(scope, spec, step, value, now)
+    except Exception as error:
+        failed = error
+    if failed is not None:
+        return await drive_async(_after_failure(scope, spec, step, body, failed), scope)
+    written = await _record(scope, step, Outcome(VALUE, text), now).perform_async(scope)
+    written.answer()
+    if written.interrupted is not None:
+        raise written.interrupted
     return host.codec.decode(text)
 
 
