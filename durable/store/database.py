@@ -287,9 +287,7 @@ class Database:
         while not (request.done or self._leader is request):
             if not request.bell.wait(self._clock.now() + LOOK_FOR_LEADER_SECONDS):
                 self._replace_leader()
-        request.awake = True
-        if request.turns is not None:
-            request.turns.go_on()
+        request.awaken()
 
     def _lead_for_others(self, late: bool) -> None:
         """A turn of the writer: lead, if it is the turn of a request without a thread."""
@@ -376,6 +374,7 @@ class Database:
     def _abandon(self, request: Request[Any]) -> None:
         """The request's thread was interrupted (Ctrl-C): nobody may wait for it to lead."""
         request.gone = True
+        request.awaken()
         self._replace_leader()
         self.notify()
 

@@ -73,6 +73,12 @@ class Request(Generic[T]):
         if self.on_commit is not None and self.error is None:
             self.on_commit(self.result)
 
+    def awaken(self) -> None:
+        """Its thread is awake, or will not wake any more: those behind it go on."""
+        self.awake = True
+        if self.turns is not None:
+            self.turns.go_on()
+
     def wake(self) -> None:
         """Let its thread look whether it is done, or whether it leads."""
         if self.bell is not None:

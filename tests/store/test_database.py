@@ -430,9 +430,7 @@ class Ringing:
 
     def wake(self) -> None:
         """Its thread is awake, and lets the others go on."""
-        self.request.awake = True
-        if self.request.turns is not None:
-            self.request.turns.go_on()
+        self.request.awaken()
 
 
 class StoppedClock(SystemClock):
