@@ -82,11 +82,12 @@ class Clock(Protocol):
 
 def _timeout(deadline: float | None) -> float:
     """How long to wait before the next look; 0 if it is too late, -1 for as long as it takes."""
-    on_main = threading.current_thread() is threading.main_thread()
-    if deadline is None:
-        return LOOK_FOR_SIGNALS if on_main else -1
-    look_again = LOOK_FOR_SIGNALS if on_main else LOOK_AGAIN
-    return max(0.0, min(deadline - time.time(), look_again))
+    left = math.inf if deadline is None else deadline - time.time()
+    if left <= LOOK_FOR_SIGNALS:
+        return max(0.0, left)
+    if threading.current_thread() is threading.main_thread():
+        return LOOK_FOR_SIGNALS
+    return -1 if deadline is None else min(left, LOOK_AGAIN)
 
 
 class _LockBell:

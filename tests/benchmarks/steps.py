@@ -71,8 +71,12 @@ def lone_normal(setup: Setup) -> Iterator[Figure]:
 
 @benchmark
 def many_full(setup: Setup) -> Iterator[Figure]:
-    """Steps of 64 workflows at once, from their start to the last result."""
-    workflows, steps = 64, setup.count(25)
+    """Steps of 64 workflows at once, from their start to the last result.
+
+    They are started one after the other: each has so many steps that the last has begun long before
+    the first ends.
+    """
+    workflows, steps = 64, setup.count(100)
 
     def together(count: int) -> float:
         begin = perf_counter()
@@ -116,7 +120,7 @@ async def lone_async(count: int) -> None:
 @benchmark
 def many_async_full(setup: Setup) -> Iterator[Figure]:
     """Steps of 1,000 async workflows at once, from their start to the last result."""
-    workflows, steps = setup.count(1_000), 10
+    workflows, steps = setup.count(1_000), 25
 
     async def together() -> float:
         begin = perf_counter()
