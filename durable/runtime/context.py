@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from durable.errors import NoEngine, NonDeterminism, NotAllowedHere, NotInWorkflow
 from durable.records import Current
+from durable.runtime.file import File
 from durable.runtime.host import Host
 from durable.runtime.loops import OnLoop
 from durable.runtime.runs import Run, Stopped
@@ -47,7 +48,7 @@ class Scope:
     `name` is that of the durable call that began last.
     """
 
-    __slots__ = ("host", "lane", "name", "number", "run", "step", "thread")
+    __slots__ = ("file", "host", "lane", "name", "number", "run", "step", "thread")
 
     def __init__(
         self,
@@ -59,6 +60,8 @@ class Scope:
         step: StepCall | None = None,
     ) -> None:
         self.host = host
+        self.file: File = host
+        """Where its run is recorded."""
         self.run = run
         self.thread = thread
         self.lane = lane
@@ -70,11 +73,6 @@ class Scope:
     def in_coroutine(self) -> bool:
         """Whether this is the body of an async workflow, or one of its tasks."""
         return self.step is None and self.run.spec.is_async
-
-    @property
-    def file(self) -> Host:
-        """Where its run is recorded."""
-        return self.host
 
     @property
     def stop_keys(self) -> tuple[str, ...]:

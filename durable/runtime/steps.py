@@ -62,8 +62,8 @@ def call_here(scope: Scope, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[
     What is not recorded yet, and succeeds at its first try, waits for nothing: without a flow it
     costs half as much.
     """
-    host, run = scope.host, scope.run
-    if run.records or spec.transaction or spec.is_async or host.hooks.around_steps:
+    host = scope.host
+    if scope.run.records or spec.transaction or spec.is_async or host.hooks.around_steps:
         return drive(call(scope, spec, args, kwargs), scope)
     place, _ = scope.next(spec.name)
     step = StepCall(place, spec.name, 1, host.clock.now())

@@ -422,7 +422,9 @@ class Database:
         tx.touched = []
         try:
             request.run(tx)
-            self._mark_done([request])
+            if tx.touched:
+                self._remember_touched()
+            request.done = True
         except Exception:
             return False
         except BaseException:  # a Ctrl-C: it may be committed
