@@ -18,11 +18,10 @@ from durable.functions import (
     DeclaredWorkflow,
     StepFunction,
     WorkflowFunction,
-    call_step,
 )
 from durable.names import callable_name, qualified_name
 from durable.retry import Retry
-from durable.runtime import parallel
+from durable.runtime import parallel, steps
 from durable.runtime.context import Scope, body_scope
 from durable.runtime.flows import Flow, drive
 from durable.runtime.registry import StepSpec, WorkflowSpec, registry
@@ -192,7 +191,7 @@ def run_step(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         size = durable.run_step(os.path.getsize, path)
     """
     spec = step_spec(fn, "run_step")
-    return call_step(spec, f"step {spec.name!r}", args, kwargs)
+    return steps.call_here(spec, f"step {spec.name!r}", args, kwargs)
 
 
 def map(  # noqa: A001 - the name is part of the contract

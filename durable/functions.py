@@ -292,7 +292,7 @@ class StepFunction(DeclaredStep[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the step returns: recorded in the body of a workflow, a plain call elsewhere."""
-        return call_step(self.spec, self._what, args, kwargs)  # type: ignore[no-any-return]
+        return steps.call_here(self.spec, self._what, args, kwargs)  # type: ignore[no-any-return]
 
     @overload
     def __get__(self, instance: None, owner: type) -> StepFunction[P, R]: ...
@@ -353,14 +353,6 @@ def _let_go(host: Host, error: BaseException) -> None:
     """A Ctrl-C leaves durable here: nobody may wait for what this thread ran."""
     if not isinstance(error, (Exception, Stopped)):
         host.let_go(error)
-
-
-def call_step(spec: StepSpec, what: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What the step returns: recorded in the body of a workflow, a plain call elsewhere."""
-    scope = find_scope(what)
-    if scope is None or scope.step is not None:
-        return steps.call_plainly(scope, spec, args, kwargs)
-    return steps.call_here(scope, spec, args, kwargs)
 
 
 def call_async_step(

@@ -349,10 +349,11 @@ def _function(host: Host, run: Run) -> tuple[Callable[[], Any], Guard | None]:
 
 def _run_around_step(step: StepSpec, args: Any, kwargs: Any) -> Any:
     """The body of a workflow that is nothing but a step; a coroutine if the step is one."""
-    scope = body_scope(f"step {step.name!r}", blocks=False)
-    if step.is_async:
-        return await_in(scope.take(), lambda inner: steps.call_in_task(inner, step, args, kwargs))
-    return steps.call_here(scope, step, args, kwargs)
+    name = f"step {step.name!r}"
+    if not step.is_async:
+        return steps.call_here(step, name, args, kwargs)
+    scope = body_scope(name, blocks=False).take()
+    return await_in(scope, lambda inner: steps.call_in_task(inner, step, args, kwargs))
 
 
 def _encode(host: Host, run: Run, value: object) -> Outcome:

@@ -17,6 +17,7 @@ from durable.runtime.context import (
     current_host,
     enter,
     enter_step,
+    find_scope,
     run_in_step,
 )
 from durable.runtime.flows import Call, Flow, Pause, Write, carried, drive, drive_async
@@ -56,12 +57,15 @@ def call(scope: Scope, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, 
     return (yield from _after_failure(scope, spec, step, body, error))
 
 
-def call_here(scope: Scope, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """`call`, on the calling thread.
+def call_here(spec: StepSpec, what: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What the step returns: recorded in the body of a workflow, a plain call elsewhere.
 
     What is not recorded yet, and succeeds at its first try, waits for nothing: without a flow it
-    costs half as much.
+    costs half as much. Errors call it `what`.
     """
+    scope = find_scope(what)
+    if scope is None or scope.step is not None:
+        return call_plainly(scope, spec, args, kwargs)
     host = scope.host
     if scope.run.records or spec.transaction or spec.is_async or host.hooks.around_steps:
         return drive(call(scope, spec, args, kwargs), scope)
@@ -88,7 +92,7 @@ def call_here(scope: Scope, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[
 async def call_in_task(
     scope: Scope, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """`call`, in the calling task; as `call_here`."""
+    """`call`, in the calling task; without a flow where `call_here` needs none."""
     host, run = scope.host, scope.run
     if run.records or not spec.is_async or host.hooks.around_steps:
         return await drive_async(call(scope, spec, args, kwargs), scope)
@@ -196,7 +200,7 @@ def _try_transaction(
             text = _encode(scope, step, value)
         except SerializationError as error:
             raise _BodyFailed(error) from error
-        _decide(tx, scope, step, Outcome(VALUE, text), scope.host.clock.now())
+        _record(scope, step, Outcome(VALUE, text), scope.host.clock.now()).fn(tx)
         return text
 
     try:
@@ -207,29 +211,24 @@ def _try_transaction(
 
 
 def _record(scope: Scope, step: StepCall, outcome: Outcome, now: float) -> Write[None]:
-    """The command that records how the step ended."""
+    """The command that records how the step ended, and with a success shows what it streamed."""
+    run = scope.run
 
     def write(tx: Tx) -> None:
-        _decide(tx, scope, step, outcome, now)
+        steps.decide(
+            tx,
+            (run.seq, run.epoch),
+            step.place,
+            step.name,
+            outcome,
+            started_at=step.started_at,
+            now=now,
+            attempt=step.attempt,
+        )
+        if step.wrote_streams and outcome.kind == VALUE:
+            streams.publish(tx, run.seq, Try(step.place, run.epoch, step.attempt))
 
     return Write(f"step {step.name}", write, single=not step.wrote_streams)
-
-
-def _decide(tx: Tx, scope: Scope, step: StepCall, outcome: Outcome, now: float) -> None:
-    """Record the outcome, and with a success show what this try wrote to streams."""
-    run, place, attempt = scope.run, step.place, step.attempt
-    steps.decide(
-        tx,
-        run.key,
-        place,
-        step.name,
-        outcome,
-        started_at=step.started_at,
-        now=now,
-        attempt=attempt,
-    )
-    if step.wrote_streams and outcome.kind == VALUE:
-        streams.publish(tx, run.seq, Try(place, run.epoch, attempt))
 
 
 def _pause_after(scope: Scope, spec: StepSpec, step: StepCall, error: Exception) -> float | None:
