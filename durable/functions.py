@@ -365,7 +365,7 @@ def call_async_step(
         return _await_plainly(scope, spec, args, kwargs)
     if not scope.run.spec.is_async:
         refuse_plain_body(scope, name, "durable.run_step(…), or its submit(…)")
-    return await_in(scope.take(), lambda inner: steps.call_in_task(inner, spec, args, kwargs))
+    return await_in(scope.take(), functools.partial(steps.call_in_task, spec, args, kwargs))
 
 
 async def _await_plainly(

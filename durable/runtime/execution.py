@@ -353,7 +353,7 @@ def _run_around_step(step: StepSpec, args: Any, kwargs: Any) -> Any:
     if not step.is_async:
         return steps.call_here(step, name, args, kwargs)
     scope = body_scope(name, blocks=False).take()
-    return await_in(scope, lambda inner: steps.call_in_task(inner, step, args, kwargs))
+    return await_in(scope, partial(steps.call_in_task, step, args, kwargs))
 
 
 def _encode(host: Host, run: Run, value: object) -> Outcome:

@@ -132,6 +132,9 @@ class Command(Protocol):
 Flow = Generator[Command, Any, T]
 
 
+NOTHING_CANCELLED: dict[Place, str] = {}
+
+
 class Write(Generic[T]):
     """Run `fn` in a transaction; `on_commit` and `single` are as in `Database.write`."""
 
@@ -162,8 +165,9 @@ class Write(Generic[T]):
         on_loop, fn = actor.on_loop(), self.fn
         if (turn := on_loop.take_turn()) is not None:
             await turn
-        cancelled = dict(actor.cancelled)
-        if cancelled:
+        cancelled = NOTHING_CANCELLED
+        if actor.cancelled:
+            cancelled = dict(actor.cancelled)
             fn = partial(_write_with_cancelled, actor, cancelled, fn)
         signal = on_loop.signal()
         try:

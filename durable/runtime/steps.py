@@ -22,6 +22,7 @@ from durable.runtime.context import (
 )
 from durable.runtime.flows import Call, Flow, Pause, Write, carried, drive, drive_async
 from durable.runtime.registry import StepSpec
+from durable.runtime.runs import Run
 from durable.store import steps, streams, workflows
 from durable.store.faults import is_of_the_file
 from durable.store.steps import VALUE, Outcome
@@ -90,7 +91,7 @@ def call_here(spec: StepSpec, what: str, args: tuple[Any, ...], kwargs: dict[str
 
 
 async def call_in_task(
-    scope: Scope, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]
+    spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any], scope: Scope
 ) -> Any:
     """`call`, in the calling task; without a flow where `call_here` needs none."""
     host, run = scope.host, scope.run
@@ -200,7 +201,7 @@ def _try_transaction(
             text = _encode(scope, step, value)
         except SerializationError as error:
             raise _BodyFailed(error) from error
-        _record(scope, step, Outcome(VALUE, text), scope.host.clock.now()).fn(tx)
+        _decide(scope.run, step, Outcome(VALUE, text), scope.host.clock.now(), tx)
         return text
 
     try:
@@ -211,24 +212,26 @@ def _try_transaction(
 
 
 def _record(scope: Scope, step: StepCall, outcome: Outcome, now: float) -> Write[None]:
-    """The command that records how the step ended, and with a success shows what it streamed."""
-    run = scope.run
+    """The command that records how the step ended."""
+    # Not a closure: that would be one object for the garbage collector for each of these values.
+    decide = partial(_decide, scope.run, step, outcome, now)
+    return Write(f"step {step.name}", decide, single=not step.wrote_streams)
 
-    def write(tx: Tx) -> None:
-        steps.decide(
-            tx,
-            (run.seq, run.epoch),
-            step.place,
-            step.name,
-            outcome,
-            started_at=step.started_at,
-            now=now,
-            attempt=step.attempt,
-        )
-        if step.wrote_streams and outcome.kind == VALUE:
-            streams.publish(tx, run.seq, Try(step.place, run.epoch, step.attempt))
 
-    return Write(f"step {step.name}", write, single=not step.wrote_streams)
+def _decide(run: Run, step: StepCall, outcome: Outcome, now: float, tx: Tx) -> None:
+    """Record the outcome, and with a success show what this try wrote to streams."""
+    steps.decide(
+        tx,
+        (run.seq, run.epoch),
+        step.place,
+        step.name,
+        outcome,
+        started_at=step.started_at,
+        now=now,
+        attempt=step.attempt,
+    )
+    if step.wrote_streams and outcome.kind == VALUE:
+        streams.publish(tx, run.seq, Try(step.place, run.epoch, step.attempt))
 
 
 def _pause_after(scope: Scope, spec: StepSpec, step: StepCall, error: Exception) -> float | None:
