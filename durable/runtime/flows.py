@@ -132,7 +132,7 @@ class Command(Protocol):
 Flow = Generator[Command, Any, T]
 
 
-NOTHING_CANCELLED: dict[Place, str] = {}
+NOTHING_CANCELLED: dict[Place, str] = {}  # of nearly all writes: nobody adds to it
 
 
 class Write(Generic[T]):

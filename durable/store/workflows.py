@@ -123,7 +123,7 @@ def insert(tx: Tx, new: NewWorkflow, *, holder: int | None, now: float) -> int |
         INSERT INTO durable_workflow
                (id, name, status, input, holder, created_at, started_at,
                 timeout, deadline_at, parent_id, seed, version, tags)
-        VALUES (?1, ?2, 'PENDING', ?3, ?4, ?5, ?5, ?6, ?5 + ?6, ?7, ?1, ?8, ?9)
+        VALUES (?, ?, 'PENDING', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
             ON CONFLICT (id) DO NOTHING
         """,
         (
@@ -132,8 +132,11 @@ def insert(tx: Tx, new: NewWorkflow, *, holder: int | None, now: float) -> int |
             new.input,
             holder,
             now,
+            now,
             new.timeout,
+            None if new.timeout is None else now + new.timeout,
             new.parent_id,
+            new.id,
             new.version,
             json.dumps(new.tags) if new.tags else "[]",
         ),
@@ -359,11 +362,11 @@ def finish(
     cursor = tx.execute(
         """
         UPDATE durable_workflow
-           SET status = iif(?1 IS NULL, 'SUCCESS', 'ERROR'), result = ?2, error = ?1,
-               finished_at = ?3, holder = NULL, waits_for = NULL, wake_at = NULL, reason = NULL
-         WHERE seq = ?4 AND epoch = ?5 AND status = 'PENDING'
+           SET status = ?, result = ?, error = ?, finished_at = ?,
+               holder = NULL, waits_for = NULL, wake_at = NULL, reason = NULL
+         WHERE seq = ? AND epoch = ? AND status = 'PENDING'
         """,
-        (error, result, now, seq, epoch),
+        ("SUCCESS" if error is None else "ERROR", result, error, now, seq, epoch),
     )
     return cursor.rowcount == 1
 
