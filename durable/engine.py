@@ -32,7 +32,8 @@ from durable.runtime.timers import Timers
 from durable.runtime.waiting import Waiting
 from durable.runtime.watcher import Watcher
 from durable.store import workflows
-from durable.store.database import MEMORY, Database, check_file
+from durable.store.connections import MEMORY, check_file
+from durable.store.database import Database
 from durable.store.lock import FileLock
 
 P = ParamSpec("P")

@@ -62,19 +62,20 @@ def costs_of(engine: Engine) -> Iterator[Costs]:
     """What is written in the block, by whichever thread; and what this thread reads."""
     database, me = engine._open_engine().database, threading.get_ident()
     costs = Costs(database._writer)
-    borrow = database._borrow
+    connections = database.connections
+    borrow = connections.borrow
 
     def counted() -> Any:
         costs.looks += threading.get_ident() == me  # the watcher looks at the file, too
         return borrow()
 
-    database._borrow = counted  # type: ignore[method-assign]
+    connections.borrow = counted  # type: ignore[method-assign]
     database._writer.set_trace_callback(costs.count)
     try:
         yield costs
     finally:
         database._writer.set_trace_callback(None)
-        del database._borrow
+        del connections.borrow
 
 
 def cost_in_a_workflow(engine: Engine, action: Callable[[], object]) -> Costs:

@@ -15,7 +15,7 @@ from typing import Protocol, Self
 
 from durable.clock import LOOK_AGAIN, Bell, Clock
 from durable.runtime.loops import OnLoop
-from durable.store.database import Watch
+from durable.store.connections import Watch
 
 POLL_SECONDS = 0.02
 

@@ -9,7 +9,7 @@ from durable.clock import Thread
 from durable.errors import DurableError, EngineClosed
 from durable.runtime.host import Host, log
 from durable.store import signals
-from durable.store.database import Watch
+from durable.store.connections import Watch
 
 FORGET_EVERY = 1000
 

@@ -15,19 +15,17 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Final, Protocol, Self, TypeVar, cast
+from typing import Any, Protocol, Self, TypeVar, cast
 
 from durable.clock import Clock
 from durable.errors import (
     DurableError,
     EngineClosed,
-    InvalidArgument,
-    NotADurableFile,
     NotAllowedHere,
     StorageError,
 )
 from durable.store import migrations
+from durable.store.connections import BUSY_SECONDS, MEMORY, Connections, Watch, check_file
 from durable.store.faults import OF_DAMAGED_ROWS, OF_THE_FILE, is_busy, translate
 from durable.store.requests import (
     LOOK_FOR_LEADER_SECONDS,
@@ -42,12 +40,8 @@ from durable.store.requests import (
 from durable.store.tx import Tx
 
 T = TypeVar("T")
-MEMORY: Final = ":memory:"
 
-# SQLite waits this long for a lock before it answers "busy"; then we look whether to go on waiting.
-BUSY_SECONDS = 0.25
 BUSY_TRIES_BEFORE_A_WARNING = 20
-IDLE_READERS = 4
 
 # A commit that has so many takes in no more of those that come while its transaction is at work.
 MOST_TOGETHER = 1000
@@ -64,20 +58,6 @@ class Observer(Protocol):
 
     def after(self, label: str) -> None:
         """It is over: committed, or undone as it failed; its caller does not know yet."""
-
-
-class _Reader:
-    """A connection that reads, and the thread that has it now."""
-
-    __slots__ = ("connection", "thread")
-
-    def __init__(self, thread: int | None) -> None:
-        self.thread = thread
-        self.connection = cast(sqlite3.Connection, None)  # until it is made
-
-    def close(self) -> None:
-        if self.connection is not None:
-            self.connection.close()
 
 
 class Database:
@@ -116,9 +96,8 @@ class Database:
         self._idle_lock = threading.Lock()
         self._idle = threading.Condition(self._idle_lock)
         self._writer_thread = Writer(clock, self._lead_for_others)
-        self._readers: list[_Reader] = []
+        self.connections = Connections(path, create=create)
         self._create = create
-        self._uri = _uri(path, create)
         self._writer = cast(sqlite3.Connection, None)  # until it is open
         self._tx = cast(Tx, None)
 
@@ -126,7 +105,7 @@ class Database:
         """Open the file, and make or migrate it if this may; to be called once."""
         check_file(self.path, create=self._create)
         try:
-            self._writer = self._connect()
+            self._writer = self.connections.make()
             self._tx = Tx(self._writer)
             self._prepare(self._create)
             _watch_forks()
@@ -233,7 +212,7 @@ class Database:
         self.check_process()
         if self.path == MEMORY:
             return self.write("read", fn)
-        reader = self._borrow()
+        reader = self.connections.borrow()
         try:
             connection = reader.connection
             return self._patiently(connection, lambda: self._snapshot(connection, fn))
@@ -243,7 +222,7 @@ class Database:
                 raise
             raise translate(error, self.path) from error
         finally:
-            self._give_back(reader)
+            self.connections.give_back(reader)
 
     def check_process(self) -> None:
         """Raise EngineClosed in a process that inherited this database by a fork."""
@@ -548,21 +527,6 @@ class Database:
 
     # ------------------------------------------------------------------ connections
 
-    def _connect(self) -> sqlite3.Connection:
-        try:
-            connection = sqlite3.connect(
-                self._uri,
-                uri=True,
-                timeout=BUSY_SECONDS,
-                isolation_level=None,
-                check_same_thread=False,
-                cached_statements=256,
-            )
-        except sqlite3.Error as error:
-            raise translate(error, self.path) from error
-        connection.row_factory = sqlite3.Row
-        return connection
-
     def _prepare(self, create: bool) -> None:
         """Make the connection durable's, and the file too if it is new."""
         try:
@@ -587,41 +551,6 @@ class Database:
                     self.path, f"cannot use write-ahead logging here (the file stays in {mode!r})"
                 )
 
-    # A connection is in the list of readers before it is made, until it is closed: a Ctrl-C that
-    # takes one away from its thread leaves it for `close`.
-
-    def _borrow(self) -> _Reader:
-        me = threading.get_ident()
-        with self._mutex:
-            if self._closing:
-                raise EngineClosed(f"{self.path} is closed")
-            for reader in self._readers:
-                if reader.thread is None:
-                    reader.thread = me
-                    return reader
-            reader = _Reader(me)
-            self._readers.append(reader)
-        try:
-            reader.connection = self._connect()
-            reader.connection.execute("PRAGMA query_only = 1")
-        except BaseException:
-            self._drop(reader)
-            raise
-        return reader
-
-    def _give_back(self, reader: _Reader) -> None:
-        with self._mutex:
-            idle = sum(each.thread is None for each in self._readers)
-            if not self._closing and idle < IDLE_READERS:
-                reader.thread = None
-                return
-        self._drop(reader)
-
-    def _drop(self, reader: _Reader) -> None:
-        reader.close()
-        with self._mutex:
-            self._readers = [each for each in self._readers if each is not reader]
-
     @staticmethod
     def _snapshot(connection: sqlite3.Connection, fn: Callable[[Tx], T]) -> T:
         try:
@@ -633,7 +562,7 @@ class Database:
 
     def watch(self) -> Watch:
         """A look at whether any other connection has changed the file since the last look."""
-        return Watch(self._connect(), self.path)
+        return Watch(self.connections.make(), self.path)
 
     @property
     def closed(self) -> bool:
@@ -654,6 +583,7 @@ class Database:
             return
         with self._mutex:
             self._closing = True
+        self.connections.refuse()
         while self._leader is not None:
             look_again = self._clock.now() + LOOK_FOR_LEADER_SECONDS
             with self._idle_lock:
@@ -662,71 +592,15 @@ class Database:
         self._writer_thread.end()
         if self in _opened:
             _opened.remove(self)
-        me = threading.get_ident()
-        for reader in list(self._readers):
-            if reader.thread in (None, me):  # the others close theirs when they have read
-                self._drop(reader)
+        self.connections.close()
         if self._writer is not None:
             self._writer.close()
-
-
-class Watch:
-    """Tells when another connection has changed the file: four microseconds a look."""
-
-    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
-        self._connection = connection
-        self._path = path
-        try:
-            self._seen = self._version()
-        except BaseException:
-            connection.close()
-            raise
-
-    def changed(self) -> bool:
-        """Whether there was a commit since the last call."""
-        version = self._version()
-        changed = version != self._seen
-        self._seen = version
-        return changed
-
-    def close(self) -> None:
-        """Give the connection back to the system."""
-        self._connection.close()
-
-    def _version(self) -> int:
-        try:
-            return cast(int, self._connection.execute("PRAGMA data_version").fetchone()[0])
-        except sqlite3.Error as error:
-            raise translate(error, self._path) from error
 
 
 def _is_ctrl_c(error: BaseException) -> bool:
     """Whether it is the main thread that was interrupted, and not a request that raised."""
     on_main_thread = threading.current_thread() is threading.main_thread()
     return isinstance(error, KeyboardInterrupt) and on_main_thread
-
-
-def _uri(path: str, create: bool) -> str:
-    if path == MEMORY:
-        return MEMORY
-    return Path(path).absolute().as_uri() + ("?mode=rwc" if create else "?mode=rw")
-
-
-def check_file(path: str, *, create: bool) -> None:
-    """Say in plain words what SQLite would only call 'unable to open database file'."""
-    if sqlite3.sqlite_version_info < (3, 37):
-        raise InvalidArgument(
-            f"durable needs SQLite 3.37 or later, and this Python has {sqlite3.sqlite_version}"
-        )
-    if path == MEMORY:
-        return
-    file = Path(path)
-    if file.is_dir():
-        raise NotADurableFile(path, "is a folder; give the path of a file in it")
-    if not file.parent.is_dir():
-        raise StorageError(path, f"its folder {file.parent} does not exist; make it first")
-    if not create and not file.exists():
-        raise NotADurableFile(path, "does not exist; an Engine makes it when it opens it")
 
 
 # ---------------------------------------------------------------------- forks
@@ -753,6 +627,7 @@ def _inherit() -> None:
 
     for database in _opened:
         database._inherited = True
-        for connection in [database._writer, *(each.connection for each in database._readers)]:
+        readers = [each.connection for each in database.connections.readers]
+        for connection in [database._writer, *readers]:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
     _opened.clear()

@@ -772,7 +772,7 @@ def test_an_error_while_reading_is_the_callers(bench: Bench) -> None:
     """It comes as it is, and no snapshot stays open that would hold the write-ahead log."""
     with pytest.raises(ZeroDivisionError):
         bench.database.read(lambda tx: 1 / 0)
-    assert all(not each.connection.in_transaction for each in bench.database._readers)
+    assert all(not each.connection.in_transaction for each in bench.database.connections.readers)
 
 
 def test_readers_run_beside_each_other(bench: Bench) -> None:

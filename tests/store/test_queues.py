@@ -9,7 +9,8 @@ import pytest
 from durable.clock import SystemClock
 from durable.errors import Deduplicated, InvalidArgument, QueueNotFound
 from durable.store import queues
-from durable.store.database import MEMORY, Database
+from durable.store.connections import MEMORY
+from durable.store.database import Database
 from durable.store.queues import Limits, QueueRow, Window
 from durable.store.tx import Tx
 from durable.store.workflows import NewWorkflow, Queued, find
