@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -58,7 +60,17 @@ class Heart:
             self.gaps.append(time.perf_counter() - moment)
 
 
+@pytest.fixture
+def little_garbage() -> Iterator[None]:
+    """The garbage collector does not look at what other tests have left in this process."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("little_garbage")
 @pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
 def test_the_loop_stays_responsive(path: str, count: int) -> None:
     """While so many workflows of ten steps run, no other task of the loop is held up for long.
