@@ -100,6 +100,19 @@ def test_many_that_want_a_turn_leave_the_loop_time_for_others() -> None:
     run(main)
 
 
+def test_each_round_of_the_loop_has_its_own_count_of_turns() -> None:
+    """Who comes in the next one does not wait because of those that came before."""
+
+    async def main() -> None:
+        on_loop = OnLoop(asyncio.get_running_loop())
+        for _ in range(3):
+            turns = [on_loop.take_turn() for _ in range(ACTIONS_AT_ONCE - 1)]
+            assert turns == [None] * len(turns)
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
+
+
 def test_posting_to_a_closed_loop_is_harmless() -> None:
     """Nobody waits there any more."""
 
