@@ -251,10 +251,7 @@ class Database:
                     "would need a commit of its own; call it in the workflow, or in another step"
                 )
             leads = self._leader is None
-            if not request.attended:
-                request.begin(leads)
-            elif not leads:
-                request.bell = self._clock.bell()
+            request.begin(leads, self._clock)
             self._queue.append(request)
             if leads:
                 self._leader = request

@@ -60,8 +60,10 @@ class Request(Generic[T]):
         self.bell: Bell | None = None  # where another leads
         self.turns: Turns | None = None
 
-    def begin(self, leads: bool) -> None:
-        """It is about to be queued; whether its thread leads."""
+    def begin(self, leads: bool, clock: Clock) -> None:
+        """It is about to be queued; its thread waits unless it leads."""
+        if not leads:
+            self.bell = clock.bell()
 
     def run(self, tx: Tx) -> None:
         """Call the function; what it raises is not caught here."""
@@ -110,7 +112,7 @@ class Unattended(Request[T], ABC):
         self.writer = writer
         self.led = False  # by the thread that brought it, so not by the writer
 
-    def begin(self, leads: bool) -> None:
+    def begin(self, leads: bool, clock: Clock) -> None:
         """The writer looks after it from now on."""
         self.writer.outstanding.add(self)
 
@@ -146,9 +148,9 @@ class Left(Unattended[T]):
 
     on_done: Callable[[Callable[[], T]], None]
 
-    def begin(self, leads: bool) -> None:
+    def begin(self, leads: bool, clock: Clock) -> None:
         """Its thread leads for it, if nobody else does."""
-        super().begin(leads)
+        super().begin(leads, clock)
         self.led = leads
 
     def tell(self) -> None:
