@@ -26,7 +26,7 @@ from durable.errors import (
 )
 from durable.store import migrations
 from durable.store.connections import BUSY_SECONDS, MEMORY, Connections, Watch, check_file
-from durable.store.faults import OF_DAMAGED_ROWS, OF_THE_FILE, is_busy, translate
+from durable.store.faults import OF_THE_FILE, is_busy, translate
 from durable.store.requests import (
     LOOK_FOR_LEADER_SECONDS,
     Later,
@@ -218,7 +218,7 @@ class Database:
             return self._patiently(connection, lambda: self._snapshot(connection, fn))
         except Exception as error:
             # The arguments of a look were checked: what else fails is a row that makes no sense.
-            if isinstance(error, DurableError) or not isinstance(error, OF_DAMAGED_ROWS):
+            if isinstance(error, DurableError) or not isinstance(error, OF_THE_FILE):
                 raise
             raise translate(error, self.path) from error
         finally:
@@ -479,7 +479,10 @@ class Database:
             request.done = True
 
     def _explain(self, error: BaseException) -> BaseException:
-        """The error of durable's tree for one of SQLite's; a text of its may be no UTF-8."""
+        """The error of durable's tree for one of SQLite's, or for rows that make no sense.
+
+        What the user's code raises comes wrapped: it is never taken for an error of the file.
+        """
         if isinstance(error, DurableError) or not isinstance(error, OF_THE_FILE):
             return error
         explained = translate(error, self.path)

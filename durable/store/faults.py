@@ -13,10 +13,6 @@ from durable.errors import (
 )
 
 
-class DamagedRow(Exception):
-    """A row has what durable never writes; those who wait get CorruptFile."""
-
-
 def translate(error: Exception, path: str) -> DurableError:
     """The error of durable's tree for one of SQLite's, or for what a damaged row has caused."""
     if not isinstance(error, sqlite3.Error):
@@ -48,5 +44,5 @@ def is_busy(error: sqlite3.OperationalError) -> bool:
     return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-OF_THE_FILE = (sqlite3.Error, UnicodeDecodeError, MemoryError, DamagedRow, IndexError)
-OF_DAMAGED_ROWS = (*OF_THE_FILE, ValueError, TypeError, LookupError, OverflowError)
+OF_THE_FILE = (sqlite3.Error, MemoryError, ValueError, TypeError, LookupError, OverflowError)
+"""What SQLite raises, or code of the store that reads rows that durable never wrote."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from durable.errors import ScheduleNotFound
-from durable.store.faults import DamagedRow
 from durable.store.tx import Tx
 
 # What the engine that fires schedules listens to.
@@ -130,18 +129,15 @@ def resume(tx: Tx, name: str, *, now: float) -> None:
 
 
 def _state(row: Any) -> State:
-    try:
-        return State(
-            name=row["name"],
-            workflow=row["workflow"],
-            cron=row["cron"],
-            tz=row["tz"],
-            missed=row["missed"],
-            timeout=row["timeout"],
-            paused=bool(row["paused"]),
-            passed_at=row["passed_at"],
-            last_at=row["last_at"],
-            declared=bool(row["declared"]),
-        )
-    except LookupError as error:
-        raise DamagedRow(f"of a schedule: {error}") from error
+    return State(
+        name=row["name"],
+        workflow=row["workflow"],
+        cron=row["cron"],
+        tz=row["tz"],
+        missed=row["missed"],
+        timeout=row["timeout"],
+        paused=bool(row["paused"]),
+        passed_at=row["passed_at"],
+        last_at=row["last_at"],
+        declared=bool(row["declared"]),
+    )

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import durable
-from durable import DurableError, Engine, EngineClosed, WorkflowNotFound
+from durable import CorruptFile, DurableError, Engine, EngineClosed, WorkflowNotFound
 from durable.clock import Bell, SystemClock
 from durable.store import signals
 from durable.store.database import Database
@@ -305,13 +305,31 @@ def test_an_error_of_a_lone_caller_leaves_nothing_behind(bench: Bench) -> None:
 
     def fail(tx: Tx) -> None:
         insert(tx, 1)
-        raise ValueError("no")
+        raise ZeroDivisionError("no")
 
-    with pytest.raises(ValueError, match="no"):
+    with pytest.raises(ZeroDivisionError, match="no"):
         bench.database.write("bad", fail)
     assert bench.rows() == []
     assert bench.told == []
     assert not bench.database._writer.in_transaction
+
+
+def reads_nonsense(tx: Tx) -> None:
+    """As code of the store does where a damaged index gives another row than the one wanted."""
+    insert(tx, "undone")
+    {}[None]
+
+
+def test_a_write_that_reads_a_damaged_row_says_that_the_file_is_corrupt(bench: Bench) -> None:
+    """CorruptFile with the path, in a commit of its own and in one with others."""
+    with pytest.raises(CorruptFile, match=r"test\.db"):
+        bench.database.write("bad", reads_nonsense)
+    bad, _ = bench.behind_a_commit(
+        lambda: bench.database.write("bad", reads_nonsense), lambda: bench.add("good")
+    )
+
+    assert isinstance(bad.error, CorruptFile)
+    assert bench.rows() == ["good"]
 
 
 def test_keys_are_told_after_the_commit(path: str) -> None:
