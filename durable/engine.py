@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from types import FrameType, TracebackType
@@ -333,10 +334,12 @@ class Engine(Client):
 
         thread = self._clock.spawn("durable close", close)
         try:
-            await signal.wait()
+            await signal
         except asyncio.CancelledError:
             host.runs.hurry()
-            await signal.wait_through()
+            while not signal.given:
+                with suppress(asyncio.CancelledError):
+                    await signal
             raise
         finally:
             thread.join()

@@ -24,7 +24,7 @@ from durable.runtime.context import (
     refuse_plain_body,
     refuse_without_loop,
 )
-from durable.runtime.flows import Flow, actor, await_in, drive, perform
+from durable.runtime.flows import Flow, actor, drive, perform
 from durable.runtime.host import Host
 from durable.runtime.parallel import Future
 from durable.runtime.registry import StepSpec, WorkflowSpec, registry
@@ -365,7 +365,7 @@ def call_async_step(
         return _await_plainly(scope, spec, args, kwargs)
     if not scope.run.spec.is_async:
         refuse_plain_body(scope, name, "durable.run_step(…), or its submit(…)")
-    return await_in(scope.take(), functools.partial(steps.call_in_task, spec, args, kwargs))
+    return steps.call_in_task(spec, args, kwargs, scope.take())
 
 
 async def _await_plainly(

@@ -241,7 +241,6 @@ WAITS = {
     "acting.wait": "a function: it waits for workflows, with a Listener",
     "children.wait": "the same",
     "asyncio.wait": "waits for tasks, which wait on their clock",
-    "signal.wait": "a Signal, waited for by a coroutine",
     "self.wait": "of the same",
     "self._waiter.wait": "waits on the virtual clock",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -28,7 +28,6 @@ from durable.runtime.flows import (
     Outside,
     Settled,
     Write,
-    await_in,
     drive,
     drive_async,
     drive_to_last_write,
@@ -241,9 +240,9 @@ class Body:
         """How it ended; None if the run was stopped, whatever the function says."""
         return call_body(self.host, self.run)
 
-    async def perform_async(self, actor: Actor) -> Ended | None:
+    def perform_async(self, actor: Actor) -> Awaitable[Ended | None]:
         """As `perform`, for a coroutine."""
-        return await await_body(self.host, self.run)
+        return await_body(self.host, self.run)
 
 
 def call_body(host: Host, run: Run) -> Ended | None:
@@ -353,7 +352,7 @@ def _run_around_step(step: StepSpec, args: Any, kwargs: Any) -> Any:
     if not step.is_async:
         return steps.call_here(step, name, args, kwargs)
     scope = body_scope(name, blocks=False).take()
-    return await_in(scope, partial(steps.call_in_task, step, args, kwargs))
+    return steps.call_in_task(step, args, kwargs, scope)
 
 
 def _encode(host: Host, run: Run, value: object) -> Outcome:

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
 from types import CoroutineType
-from typing import Any, Generic, NamedTuple, NoReturn, Protocol, TypeVar
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 from durable.errors import EngineClosed, StorageError, WaitTimeout, WorkflowCancelled
 from durable.runtime.context import (
@@ -136,9 +136,12 @@ NOTHING_CANCELLED: dict[Place, str] = {}  # of nearly all writes: nobody adds to
 
 
 class Write(Generic[T]):
-    """Run `fn` in a transaction; `on_commit` and `single` are as in `Database.write`."""
+    """Run `fn` in a transaction; `on_commit` and `single` are as in `Database.write`.
 
-    __slots__ = ("fn", "label", "on_commit", "single")
+    What cancels its task meanwhile has `interrupted` it, and waits for the file's answer.
+    """
+
+    __slots__ = ("fn", "interrupted", "label", "on_commit", "single")
 
     def __init__(
         self,
@@ -152,6 +155,7 @@ class Write(Generic[T]):
         self.fn = fn
         self.on_commit = on_commit
         self.single = single
+        self.interrupted: asyncio.CancelledError | None = None
 
     def perform(self, actor: Actor) -> T:
         """What `fn` returned; Stopped where the run, or anybody, cannot write any more."""
@@ -160,9 +164,9 @@ class Write(Generic[T]):
         except (RunIsOver, StorageError, EngineClosed) as error:
             raise actor.explain(error) from None
 
-    async def perform_async(self, actor: Actor) -> Written[T]:
-        """As `perform`, on another thread; a cancellation waits until the file has answered."""
-        on_loop, fn = actor.on_loop(), self.fn
+    async def perform_async(self, actor: Actor) -> T:
+        """As `perform`, on another thread."""
+        on_loop, fn, database = actor.on_loop(), self.fn, actor.file.database
         if (turn := on_loop.take_turn()) is not None:
             await turn
         cancelled = NOTHING_CANCELLED
@@ -171,11 +175,20 @@ class Write(Generic[T]):
             fn = partial(_write_with_cancelled, actor, cancelled, fn)
         signal = on_loop.signal()
         try:
-            result = actor.file.database.write_later(self.label, fn, signal.give, self.on_commit)
-        except EngineClosed as error:
+            outcome = database.write_later(self.label, fn, signal.give, self.on_commit)
+            while not signal.given:
+                try:
+                    await signal
+                except asyncio.CancelledError as error:
+                    self.interrupted = error
+            if database.observer is not None:
+                database.observer.after(self.label)
+            answer = outcome()
+        except (RunIsOver, StorageError, EngineClosed) as error:
             raise actor.explain(error) from None
-        interrupted = await signal.wait_through()
-        return Written(actor, self.label, result, interrupted, cancelled)
+        for place in cancelled:
+            actor.cancelled.pop(place, None)
+        return answer
 
 
 def _write_with_cancelled(
@@ -183,29 +196,6 @@ def _write_with_cancelled(
 ) -> T:
     actor.record_cancelled(tx, cancelled)
     return fn(tx)
-
-
-class Written(NamedTuple, Generic[T]):
-    """A write that has ended; `interrupted` if its task was cancelled meanwhile."""
-
-    actor: Actor
-    label: str
-    result: Callable[[], T]
-    interrupted: asyncio.CancelledError | None
-    cancelled: dict[Place, str]
-
-    def answer(self) -> T:
-        """What the write returned, or raise what it raised."""
-        observer = self.actor.file.database.observer
-        try:
-            if observer is not None:
-                observer.after(self.label)
-            answer = self.result()
-        except (RunIsOver, StorageError, EngineClosed) as error:
-            raise self.actor.explain(error) from None
-        for place in self.cancelled:
-            self.actor.cancelled.pop(place, None)
-        return answer
 
 
 class LastWrite(Write[T]):
@@ -361,53 +351,58 @@ class Call:
     def perform(self, actor: Actor) -> Any:
         """What the body returned; a coroutine runs on the engine's loop meanwhile."""
         if self.spec.is_async:
-            return run_on_loop(self.scope, self.step, self._await)
+            return run_on_loop(self.scope, self.step, self._await_step)
         return run_in_step(self.scope, self.step, self.fn)
 
     def perform_async(self, actor: Actor) -> Awaitable[Any]:
         """As `perform`; a plain function runs on a thread meanwhile."""
         if self.spec.is_async:
-            return self._await()
+            return self._await_step()
         host, name = self.scope.host, f"durable {self.scope.run.id} step {self.step.place}"
         return self.scope.on_loop().run_beside(
             partial(host.spawn, name), partial(run_in_step, self.scope, self.step, self.fn)
         )
 
-    async def _await(self) -> Any:
-        """What the coroutine returns, in time."""
-        on_loop = self.scope.run.loop  # asyncio would take a system call to find it
-        task = asyncio.current_task(None if on_loop is None else on_loop.loop)
-        assert task is not None
-        asked = task.cancelling()
-        before = here()
-        try:
-            enter_step(self.scope, self.step)
-            value = self.fn()
-            if not isinstance(value, CoroutineType):  # something else was put in its place
-                return value
-            unguard, timeout = self.scope.host.hooks.unguard, self.spec.timeout
-            if unguard is not None:
-                value = Inside(unguard, value)
-            return await (value if timeout is None else self._in_time(value, timeout))
-        except asyncio.CancelledError as error:
-            if task.cancelling() > asked:
-                raise
-            raise WorkflowCancelled(
-                self.scope.run.id,
-                f"its step {self.spec.name!r} awaited something that had been cancelled",
-            ) from error
-        finally:
-            enter(before)
+    def _await_step(self) -> Coroutine[Any, Any, Any]:
+        return await_step(self.scope, self.spec, self.step, self.fn)
 
-    async def _in_time(self, coroutine: Coroutine[Any, Any, Any], seconds: float) -> Any:
-        limit = asyncio.timeout(seconds)
-        try:
-            async with limit:
-                return await coroutine
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            raise WaitTimeout(f"the result of step {self.spec.name!r}", seconds) from None
+
+async def await_step(scope: Scope, spec: StepSpec, step: StepCall, fn: Callable[[], Any]) -> Any:
+    """What the body of the step returns, a coroutine, in time."""
+    on_loop = scope.run.loop  # asyncio would take a system call to find it
+    task = asyncio.current_task(None if on_loop is None else on_loop.loop)
+    assert task is not None
+    asked = task.cancelling()
+    before = here()
+    try:
+        enter_step(scope, step)
+        value = fn()
+        if not isinstance(value, CoroutineType):  # something else was put in its place
+            return value
+        unguard, timeout = scope.host.hooks.unguard, spec.timeout
+        if unguard is not None:
+            value = Inside(unguard, value)
+        return await (value if timeout is None else _in_time(spec, value, timeout))
+    except asyncio.CancelledError as error:
+        if task.cancelling() > asked:
+            raise
+        raise WorkflowCancelled(
+            scope.run.id,
+            f"its step {spec.name!r} awaited something that had been cancelled",
+        ) from error
+    finally:
+        enter(before)
+
+
+async def _in_time(spec: StepSpec, coroutine: Coroutine[Any, Any, Any], seconds: float) -> Any:
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            return await coroutine
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise WaitTimeout(f"the result of step {spec.name!r}", seconds) from None
 
 
 def run_on_loop(scope: Scope, step: StepCall, coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -531,13 +526,12 @@ async def drive_async(flow: Flow[T], actor: Actor) -> T:
             try:
                 if not begun:
                     begun = True
-                    if actor.replaying:
-                        await actor.begin_anew()
-                    actor.begin()
+                    await _begin_anew(actor)
                 if isinstance(command, Write):
-                    written = await command.perform_async(actor)
-                    interrupted = written.interrupted or interrupted
-                    answer = written.answer()
+                    try:
+                        answer = await command.perform_async(actor)
+                    finally:
+                        interrupted = command.interrupted or interrupted
                 elif interrupted is not None:
                     raise interrupted
                 else:
@@ -555,6 +549,12 @@ async def drive_async(flow: Flow[T], actor: Actor) -> T:
         return done.value  # type: ignore[no-any-return]
     except Carried as carried:
         raise carried.error from None
+
+
+async def _begin_anew(actor: Actor) -> None:
+    if actor.replaying:
+        await actor.begin_anew()
+    actor.begin()
 
 
 def perform(
@@ -584,16 +584,24 @@ async def await_in(scope: Scope, call: Callable[[Scope], Coroutine[Any, Any, T]]
     number = scope.number
     try:
         return await call(scope)
-    except WasCancelled:
-        await asyncio.get_running_loop().create_future()
-        raise
-    except Stopped as error:
-        scope.run.interrupted.update(filter(None, [asyncio.current_task()]))
-        raise asyncio.CancelledError(*error.args) from None
-    except asyncio.CancelledError:
-        if not scope.run.stopping:
-            scope.run.cancelled[Place(scope.lane, number + 1)] = scope.name
-        raise
+    except CUT_SHORT as error:
+        return await end_cut_short(scope, number + 1, error)
 
 
 placed.add(await_in.__code__)
+
+
+CUT_SHORT = (WasCancelled, Stopped, asyncio.CancelledError)
+"""What ends a call in the body of a coroutine that has no outcome of its own."""
+
+
+async def end_cut_short(scope: Scope, number: int, error: BaseException) -> NoReturn:
+    """What becomes of the call of that number, as `await_in` says."""
+    if isinstance(error, WasCancelled):
+        await asyncio.get_running_loop().create_future()
+    if isinstance(error, Stopped):
+        scope.run.interrupted.update(filter(None, [asyncio.current_task()]))
+        raise asyncio.CancelledError(*error.args) from None
+    if not scope.run.stopping:
+        scope.run.cancelled[Place(scope.lane, number)] = scope.name
+    raise error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractContextManager, suppress
 from typing import Any, TypeVar
 
@@ -89,7 +89,7 @@ class OnLoop:
             signal.give()
 
         spawn(run)
-        await signal.wait()
+        await signal
         value, error = outcome
         if error is not None:
             raise error
@@ -97,40 +97,31 @@ class OnLoop:
 
 
 class Signal:
-    """Given once, by any thread; waited for by one coroutine."""
+    """Given once, by any thread; one coroutine awaits it, again after a cancellation."""
 
-    __slots__ = ("_future", "_given", "_on_loop")
+    __slots__ = ("_future", "_on_loop", "given")
 
     def __init__(self, on_loop: OnLoop) -> None:
         self._on_loop = on_loop
-        self._given = False
+        self.given = False
         self._future: asyncio.Future[None] | None = None
 
     def give(self) -> None:
         """Let the one who waits go on; may be called twice."""
-        self._on_loop.post(self._release)
+        self._on_loop.post(self)
 
-    def _release(self) -> None:
-        self._given = True
+    def __call__(self) -> None:
+        """On the loop: now it is given."""
+        self.given = True
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
 
-    async def wait(self) -> None:
-        """Wait until it is given."""
-        if not self._given:
-            self._future = self._on_loop.loop.create_future()
-            await self._future
-
-    async def wait_through(self) -> asyncio.CancelledError | None:
-        """Wait until it is given, also if the task is cancelled meanwhile: then say so."""
-        interrupted = None
-        while not self._given:
-            self._future = self._on_loop.loop.create_future()
-            try:
-                await self._future
-            except asyncio.CancelledError as error:
-                interrupted = error
-        return interrupted
+    # No coroutine: each would be one more for a task to go through when it goes on.
+    def __await__(self) -> Generator[Any, None, None]:
+        self._future = self._on_loop.loop.create_future()
+        if self.given:
+            self._future.set_result(None)
+        return self._future.__await__()
 
 
 class LoopThread:

@@ -20,7 +20,19 @@ from durable.runtime.context import (
     find_scope,
     run_in_step,
 )
-from durable.runtime.flows import Call, Flow, Pause, Write, carried, drive, drive_async
+from durable.runtime.flows import (
+    CUT_SHORT,
+    Call,
+    Flow,
+    Pause,
+    Write,
+    await_step,
+    carried,
+    drive,
+    drive_async,
+    end_cut_short,
+)
+from durable.runtime.lanes import placed
 from durable.runtime.registry import StepSpec
 from durable.runtime.runs import Run
 from durable.store import steps, streams, workflows
@@ -93,27 +105,36 @@ def call_here(spec: StepSpec, what: str, args: tuple[Any, ...], kwargs: dict[str
 async def call_in_task(
     spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any], scope: Scope
 ) -> Any:
-    """`call`, in the calling task; without a flow where `call_here` needs none."""
-    host, run = scope.host, scope.run
-    if run.records or not spec.is_async or host.hooks.around_steps:
-        return await drive_async(call(scope, spec, args, kwargs), scope)
-    place, _ = scope.next(spec.name)
-    step = StepCall(place, spec.name, 1, host.clock.now())
-    body = partial(spec.fn, *args, **kwargs)
-    failed = None
+    """What the step returns, recorded at the next place of that scope, in the calling task.
+
+    As `await_in` of `call`; without a flow where `call_here` needs none.
+    """
+    host, run, number = scope.host, scope.run, scope.number
     try:
-        value = await Call(scope, spec, step, body).perform_async(scope)
-        now = host.clock.now()
-        text = _text_of(scope, spec, step, value, now)
-    except Exception as error:
-        failed = error
-    if failed is not None:
-        return await drive_async(_after_failure(scope, spec, step, body, failed), scope)
-    written = await _record(scope, step, Outcome(VALUE, text), now).perform_async(scope)
-    written.answer()
-    if written.interrupted is not None:
-        raise written.interrupted
-    return host.codec.decode(text)
+        if run.records or not spec.is_async or host.hooks.around_steps:
+            return await drive_async(call(scope, spec, args, kwargs), scope)
+        place, _ = scope.next(spec.name)
+        step = StepCall(place, spec.name, 1, host.clock.now())
+        body = partial(spec.fn, *args, **kwargs)
+        failed = None
+        try:
+            value = await await_step(scope, spec, step, body)
+            now = host.clock.now()
+            text = _text_of(scope, spec, step, value, now)
+        except Exception as error:
+            failed = error
+        if failed is not None:
+            return await drive_async(_after_failure(scope, spec, step, body, failed), scope)
+        record = _record(scope, step, Outcome(VALUE, text), now)
+        await record.perform_async(scope)
+        if record.interrupted is not None:
+            raise record.interrupted
+        return host.codec.decode(text)
+    except CUT_SHORT as error:
+        return await end_cut_short(scope, number + 1, error)
+
+
+placed.add(call_in_task.__code__)
 
 
 def _after_failure(

@@ -13,7 +13,7 @@ import pytest
 import durable
 from durable import Client, Engine, Handle, aio, workflow
 from durable.clock import SystemClock
-from durable.runtime.loops import ACTIONS_AT_ONCE, Inside, LoopThread, OnLoop
+from durable.runtime.loops import ACTIONS_AT_ONCE, Inside, LoopThread, OnLoop, Signal
 from durable.runtime.waiting import Waiting
 from tests.support import PATIENCE, until
 
@@ -131,28 +131,37 @@ def test_a_signal_may_come_before_the_wait_or_twice() -> None:
         early, late = on_loop.signal(), on_loop.signal()
         in_thread(early.give).join()
         await asyncio.sleep(0)
-        await early.wait()
+        await early
         asyncio.get_running_loop().call_later(0.01, late.give)
-        await late.wait()
+        await late
         late.give()
         await asyncio.sleep(0)
 
     run(main)
 
 
-def test_waiting_through_a_cancellation() -> None:
-    """It waits on until the signal, and tells that it was cancelled meanwhile."""
+def test_a_signal_is_awaited_again_after_a_cancellation() -> None:
+    """Who was cancelled meanwhile may wait on until it is given."""
+
+    async def wait_through(signal: Signal) -> int:
+        cancelled = 0
+        while not signal.given:
+            try:
+                await signal
+            except asyncio.CancelledError:
+                cancelled += 1
+        return cancelled
 
     async def main(on_loop: OnLoop) -> None:
         signal = on_loop.signal()
-        task = asyncio.create_task(signal.wait_through())
+        task = asyncio.create_task(wait_through(signal))
         for _ in range(3):
             await asyncio.sleep(0)
             task.cancel()
             await asyncio.sleep(0)
             assert not task.done()
         in_thread(signal.give)
-        assert isinstance(await task, asyncio.CancelledError)
+        assert await task == 3
 
     run(main)
 
