@@ -191,7 +191,7 @@ def run_step(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         size = durable.run_step(os.path.getsize, path)
     """
     spec = step_spec(fn, "run_step")
-    return steps.call_here(spec, f"step {spec.name!r}", args, kwargs)
+    return steps.call_here(spec, args, kwargs)
 
 
 def map(  # noqa: A001 - the name is part of the contract

@@ -235,7 +235,6 @@ class DeclaredStep(Generic[P, R]):
         functools.update_wrapper(cast("Callable[..., Any]", self), spec.fn)
         self.spec = spec
         self._kind = kind
-        self._what = f"step {spec.name!r}"
 
     @property
     def name(self) -> str:
@@ -292,7 +291,7 @@ class StepFunction(DeclaredStep[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the step returns: recorded in the body of a workflow, a plain call elsewhere."""
-        return steps.call_here(self.spec, self._what, args, kwargs)  # type: ignore[no-any-return]
+        return steps.call_here(self.spec, args, kwargs)  # type: ignore[no-any-return]
 
     @overload
     def __get__(self, instance: None, owner: type) -> StepFunction[P, R]: ...
@@ -359,12 +358,11 @@ def call_async_step(
     spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Coroutine[Any, Any, Any]:
     """What the step returns, awaited; recorded in the body of an async workflow."""
-    name = f"step {spec.name!r}"
-    scope = find_scope(name, blocks=False)
+    scope = find_scope(spec.title, blocks=False)
     if scope is None or scope.step is not None:
         return _await_plainly(scope, spec, args, kwargs)
     if not scope.run.spec.is_async:
-        refuse_plain_body(scope, name, "durable.run_step(…), or its submit(…)")
+        refuse_plain_body(scope, spec.title, "durable.run_step(…), or its submit(…)")
     return steps.call_in_task(spec, args, kwargs, scope.take())
 
 

@@ -284,7 +284,10 @@ async def await_body(host: Host, run: Run) -> Ended | None:
             enter_run(host, run)
             run.check()
             try:
-                value = await _awaited_result(host, run)
+                function, guard = _function(host, run)
+                value = function()
+                if inspect.iscoroutine(value):  # else something was put in its place
+                    value = await (value if guard is None else Inside(guard, value))
             finally:
                 await _end_tasks(run)
         finally:
@@ -325,14 +328,6 @@ def _function_result(host: Host, run: Run) -> Any:
         return function()
 
 
-async def _awaited_result(host: Host, run: Run) -> Any:
-    function, guard = _function(host, run)
-    value = function()
-    if not inspect.iscoroutine(value):  # something else was put in the place of the function
-        return value
-    return await (value if guard is None else Inside(guard, value))
-
-
 def _function(host: Host, run: Run) -> tuple[Callable[[], Any], Guard | None]:
     """What to call, and what surrounds it."""
     args, kwargs, target = host.decode_input(run.input)
@@ -348,10 +343,9 @@ def _function(host: Host, run: Run) -> tuple[Callable[[], Any], Guard | None]:
 
 def _run_around_step(step: StepSpec, args: Any, kwargs: Any) -> Any:
     """The body of a workflow that is nothing but a step; a coroutine if the step is one."""
-    name = f"step {step.name!r}"
     if not step.is_async:
-        return steps.call_here(step, name, args, kwargs)
-    scope = body_scope(name, blocks=False).take()
+        return steps.call_here(step, args, kwargs)
+    scope = body_scope(step.title, blocks=False).take()
     return steps.call_in_task(step, args, kwargs, scope)
 
 

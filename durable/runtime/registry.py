@@ -82,6 +82,11 @@ class StepSpec:
         """Whether its body is a coroutine."""
         return inspect.iscoroutinefunction(self.fn)
 
+    @cached_property
+    def title(self) -> str:
+        """What errors call it."""
+        return f"step {self.name!r}"
+
 
 @dataclass(eq=False, repr=False)
 class ScheduleSpec:

@@ -70,13 +70,13 @@ def call(scope: Scope, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, 
     return (yield from _after_failure(scope, spec, step, body, error))
 
 
-def call_here(spec: StepSpec, what: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def call_here(spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """What the step returns: recorded in the body of a workflow, a plain call elsewhere.
 
     What is not recorded yet, and succeeds at its first try, waits for nothing: without a flow it
-    costs half as much. Errors call it `what`.
+    costs half as much.
     """
-    scope = find_scope(what)
+    scope = find_scope(spec.title)
     if scope is None or scope.step is not None:
         return call_plainly(scope, spec, args, kwargs)
     host = scope.host
