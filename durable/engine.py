@@ -25,6 +25,7 @@ from durable.records import Workflow
 from durable.runtime import context, lanes, recovery
 from durable.runtime.hooks import Hooks
 from durable.runtime.host import Host, log
+from durable.runtime.loops import Signal
 from durable.runtime.queues import Queues
 from durable.runtime.registry import registry
 from durable.runtime.runs import Runs
@@ -321,7 +322,7 @@ class Engine(Client):
         if host is None:
             return
         self._refuse_in_workflow(host)
-        signal = host.on_loop().signal()
+        signal = Signal(host.on_loop())
         errors = []
 
         def close() -> None:

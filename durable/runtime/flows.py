@@ -24,7 +24,7 @@ from durable.runtime.context import (
 )
 from durable.runtime.file import File
 from durable.runtime.lanes import begin_task, engine_loop, placed
-from durable.runtime.loops import Inside, OnLoop
+from durable.runtime.loops import Inside, OnLoop, Signal
 from durable.runtime.registry import StepSpec
 from durable.runtime.runs import Stopped
 from durable.runtime.waiting import AsyncListener, Listener
@@ -76,16 +76,19 @@ class Actor(Protocol):
 class Outside:
     """Code that runs in no workflow, or for no step of one: nothing stops it."""
 
-    __slots__ = ("file",)
+    __slots__ = ("_on_loop", "file")
 
     stop_keys: tuple[str, ...] = ()
 
     def __init__(self, file: File) -> None:
         self.file = file
+        self._on_loop: OnLoop | None = None
 
     def on_loop(self) -> OnLoop:
-        """The running event loop."""
-        return self.file.on_loop()
+        """The running event loop, on which this code stays."""
+        if self._on_loop is None:
+            self._on_loop = self.file.on_loop()
+        return self._on_loop
 
     def check(self) -> None:
         """It has no run that might stop."""
@@ -173,7 +176,7 @@ class Write(Generic[T]):
         if actor.cancelled:
             cancelled = dict(actor.cancelled)
             fn = partial(_write_with_cancelled, actor, cancelled, fn)
-        signal = on_loop.signal()
+        signal = Signal(on_loop)
         try:
             outcome = database.write_later(self.label, fn, signal.give, self.on_commit)
             while not signal.given:

@@ -70,15 +70,11 @@ class OnLoop:
         self._called = True
         self.loop.call_soon(self._act)
 
-    def signal(self) -> Signal:
-        """Something that one coroutine waits for, and any thread gives."""
-        return Signal(self)
-
     async def run_beside(
         self, spawn: Callable[[Callable[[], None]], None], fn: Callable[[], T]
     ) -> T:
         """What `fn` returns, run on a thread that `spawn` starts, while the loop goes on."""
-        signal = self.signal()
+        signal = Signal(self)
         outcome: list[Any] = []
 
         def run() -> None:

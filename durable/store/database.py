@@ -169,7 +169,8 @@ class Database:
         if self.observer is not None:
             self.observer.before(label)
         writer = self._writer_thread
-        request = Later(label, fn, on_commit, False, writer)
+        request = Later(label, fn, on_commit)
+        request.writer = writer
         request.on_done = on_done
         if self._enter(request):
             writer.call()
@@ -192,7 +193,8 @@ class Database:
         if self._inherited:
             self.check_process()
         writer = self._writer_thread
-        request = Left(label, fn, on_commit, single, writer)
+        request = Left(label, fn, on_commit, single)
+        request.writer = writer
         request.on_done = on_done
         if self._enter(request):
             self._lead_for(request)

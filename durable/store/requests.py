@@ -100,20 +100,13 @@ class Unattended(Request[T], ABC):
 
     attended = False
 
-    def __init__(
-        self,
-        label: str,
-        fn: Callable[[Tx], T],
-        on_commit: Callable[[T], None] | None,
-        single: bool,
-        writer: Writer,
-    ) -> None:
-        super().__init__(label, fn, on_commit, single)
-        self.writer = writer
-        self.led = False  # by the thread that brought it, so not by the writer
+    writer: Writer
+    led: bool
+    """Whether the thread that brought it leads for it, and not the writer."""
 
     def begin(self, leads: bool, clock: Clock) -> None:
         """The writer looks after it from now on."""
+        self.led = False
         self.writer.outstanding.add(self)
 
     def wake(self) -> None:

@@ -121,14 +121,14 @@ def test_posting_to_a_closed_loop_is_harmless() -> None:
 
     on_loop = run(main)
     on_loop.post(lambda: pytest.fail("called"))
-    on_loop.signal().give()
+    Signal(on_loop).give()
 
 
 def test_a_signal_may_come_before_the_wait_or_twice() -> None:
     """It is not missed, and the second time nothing happens."""
 
     async def main(on_loop: OnLoop) -> None:
-        early, late = on_loop.signal(), on_loop.signal()
+        early, late = Signal(on_loop), Signal(on_loop)
         in_thread(early.give).join()
         await asyncio.sleep(0)
         await early
@@ -153,7 +153,7 @@ def test_a_signal_is_awaited_again_after_a_cancellation() -> None:
         return cancelled
 
     async def main(on_loop: OnLoop) -> None:
-        signal = on_loop.signal()
+        signal = Signal(on_loop)
         task = asyncio.create_task(wait_through(signal))
         for _ in range(3):
             await asyncio.sleep(0)
