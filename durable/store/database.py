@@ -290,12 +290,13 @@ class Database:
 
     def _lead(self, leader: Request[Any]) -> None:
         """Commit all that is queued, notify, and hand over to the first that came meanwhile."""
-        with self._mutex:
-            batch = [request for request in self._queue if not request.done]
+        batch = [leader]
         self._leading = threading.get_ident()
         try:
             # Where the short way fails, the long one waits for a lock, or says what is wrong.
-            if not (leader.single and len(batch) == 1 and self._commit_single(leader)):
+            if not (leader.single and len(self._queue) == 1 and self._commit_single(leader)):
+                with self._mutex:
+                    batch = [request for request in self._queue if not request.done]
                 self._commit(batch)
         finally:
             self._leading = None
