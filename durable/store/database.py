@@ -226,6 +226,11 @@ class Database:
         finally:
             self.connections.give_back(reader)
 
+    @property
+    def rows_changed(self) -> int:
+        """How many rows its writes have changed so far, also those that were undone."""
+        return self._writer.total_changes
+
     def check_process(self) -> None:
         """Raise EngineClosed in a process that inherited this database by a fork."""
         if self._inherited:

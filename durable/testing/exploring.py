@@ -77,12 +77,14 @@ class Report:
 class _Outcome:
     """What a program left behind: facts by name, and the story for people.
 
-    `labels` are those of the writes of each engine, one after the other, until it died.
+    `labels` are those of the writes of each engine, one after the other, until it died; `places`
+    are where it could have died, each with what it would have left.
     """
 
     facts: dict[str, Any] = field(default_factory=dict)
     story: str = ""
     labels: list[list[str]] = field(default_factory=list)
+    places: list[list[tuple[Place, object]]] = field(default_factory=list)
 
 
 # ---------------------------------------------------------------------- crashes
@@ -99,10 +101,11 @@ def crashes(
     """Kill the process before and after each write of the program, and let a new engine finish.
 
     The outcome of every workflow, its steps, events and streams, and the messages left must be
-    those of the run that did not crash. With ``depth=2`` the engine that recovers dies at each of
-    its own writes too. AssertionError names the first place where something differs, with both
-    stories; `only` tries that place alone. Values that differ between two runs without a crash are
-    not compared. What the program keeps in memory outlives its process here: only the file counts.
+    those of the run that did not crash. With ``depth=2`` the engine that recovers dies at its own
+    writes too, once for each state in which it can leave the file. AssertionError names the first
+    place where something differs, with both stories; `only` tries that place alone. Values that
+    differ between two runs without a crash are not compared. What the program keeps in memory
+    outlives its process here: only the file counts.
     With `schedules`, their moments begin runs, until the program has returned.
 
         def program(engine):
@@ -114,7 +117,7 @@ def crashes(
     began = time.perf_counter()
     search = _Search(program, seed, depth, schedules)
     if only is None:
-        search.below((), search.calm.labels[0])
+        search.below((), search.calm.places[0])
     else:
         search.visit(tuple(Place.parse(part) for part in only.split("/")))
     return Report(search.tried, time.perf_counter() - began)
@@ -134,13 +137,20 @@ class _Search:
         self._varying = _varying(self.calm, _run(program, seed, schedules))
         self.tried = 0
 
-    def below(self, above: tuple[Place, ...], labels: list[str]) -> None:
-        """Visit each place of an engine whose writes have these labels."""
-        for number, when in itertools.product(range(1, len(labels) + 1), ("before", "after")):
-            here = (*above, Place(number, when))
-            generations = self.visit(here).labels
-            if len(here) < self._depth:
-                self.below(here, generations[len(here)])
+    def below(self, above: tuple[Place, ...], places: list[tuple[Place, object]]) -> None:
+        """Visit these places of one engine: the first one at each, those that recover at others.
+
+        Of places that leave the same to the next engine, the last one counts: what a step has done
+        there was done, and is not recorded.
+        """
+        others = set({left: place for place, left in places}.values())
+        for place, _ in places:
+            if above and place not in others:
+                continue
+            here = (*above, place)
+            crashed = self.visit(here)
+            if len(here) < self._depth and place in others:
+                self.below(here, crashed.places[len(here)])
 
     def visit(self, places: tuple[Place, ...]) -> _Outcome:
         """Crash at these places, one engine after the other, and compare what comes out."""
@@ -203,6 +213,7 @@ class _Life:
         self._place = place
         self._number_of: dict[object, int] = {}
         self.labels: list[str] = []
+        self.places: list[tuple[Place, object]] = []
         self.death: str | None = None
 
     def before(self, label: str) -> None:
@@ -224,8 +235,16 @@ class _Life:
 
     def _die_at(self, when: str) -> None:
         number = self._number_of[_caller()]
-        if self._place == Place(number, when) and self.death is None:
+        place = Place(number, when)
+        if self._place == place and self.death is None:
             self._die(f"died {when} {self.labels[number - 1]!r}")
+        self.places.append((place, self._what_is_left()))
+
+    def _what_is_left(self) -> object:
+        """Equal for places of this engine whose file is the same, at the same moment."""
+        host = self._engine._host
+        assert host is not None  # it writes
+        return (host.database.rows_changed, host.clock.now())
 
     def _die(self, death: str) -> None:
         self.death = death
@@ -287,6 +306,7 @@ def _live(
     engine._hooks.new_id = _new_ids()
     engine._hooks.new_message_key = _counted("message")
     outcome.labels.append(life.labels)
+    outcome.places.append(life.places)
     try:
         engine.open()
         program(engine)
