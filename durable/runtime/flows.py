@@ -172,13 +172,13 @@ class Write(Generic[T]):
         on_loop, fn, database = actor.on_loop(), self.fn, actor.file.database
         if (turn := on_loop.take_turn()) is not None:
             await turn
-        cancelled = NOTHING_CANCELLED
+        cancelled, single = NOTHING_CANCELLED, self.single
         if actor.cancelled:
-            cancelled = dict(actor.cancelled)
+            cancelled, single = dict(actor.cancelled), False
             fn = partial(_write_with_cancelled, actor, cancelled, fn)
         signal = Signal(on_loop)
         try:
-            outcome = database.write_later(self.label, fn, signal.give, self.on_commit)
+            outcome = database.write_later(self.label, fn, signal.give, self.on_commit, single)
             while not signal.given:
                 try:
                     await signal

@@ -158,6 +158,7 @@ class Database:
         fn: Callable[[Tx], T],
         on_done: Callable[[], None],
         on_commit: Callable[[T], None] | None = None,
+        single: bool = False,
     ) -> Callable[[], T]:
         """`write`, for callers that must not wait: `on_done` is called, on some thread, at its end.
 
@@ -169,7 +170,7 @@ class Database:
         if self.observer is not None:
             self.observer.before(label)
         writer = self._writer_thread
-        request = Later(label, fn, on_commit)
+        request = Later(label, fn, on_commit, single)
         request.writer = writer
         request.on_done = on_done
         if self._enter(request):
