@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import secrets
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -484,17 +485,17 @@ def test_n02_a_dead_run_frees_its_slot(path: str) -> None:
 
 def test_n53_a_run_without_its_code_frees_its_slot(path: str) -> None:
     """N53: it stays, with a reason; when its code is there, it takes its turn."""
-    one = queue(concurrency=1)
+    one, name = queue(concurrency=1), f"not_there_yet_{secrets.token_hex(4)}"
     with Engine(path) as engine:
-        stuck = engine.enqueue("test_queues:not_there_yet", 5, queue=one)
+        stuck = engine.enqueue(name, 5, queue=one)
         assert one.enqueue(quick, 1).result(PATIENCE) == 1
-        assert "not_there_yet" in str(stuck.info().reason)
+        assert name in str(stuck.info().reason)
     with Engine(path) as engine:
         stuck = engine.handle(stuck.id)
         blocker = one.enqueue(held)
         until(lambda: statuses(blocker) == ["PENDING"])
 
-        @workflow(name="test_queues:not_there_yet")
+        @workflow(name=name)
         def not_there_yet(n: int) -> int:
             return n
 
