@@ -114,13 +114,13 @@ class _Taking:
             return
         wanted = BATCH if allowed.number is None else min(allowed.number, BATCH)
         if self._limits.rate_limit is None:
-            started = self._start_first(partition, wanted)
-            self.taken.more |= started == wanted != allowed.number
+            found = queues.waiting(self._tx, self._queue.name, partition, limit=wanted)
+            self._start(found)
+            self.taken.more |= len(found) == wanted != allowed.number
             return
         # One more than may start: whether anything is left decides whether to look again.
         found = queues.waiting(self._tx, self._queue.name, partition, limit=wanted + 1)
-        for each in found[:wanted]:
-            self._start(each)
+        self._start(found[:wanted])
         if len(found) > wanted:
             window, running = self._window, counts.running + wanted
             left = may_start(
@@ -154,8 +154,7 @@ class _Taking:
             found += first[:wanted]
         limit = self._limits.rate_limit
         starts = BATCH if limit is None else min(BATCH, limit - self._window.started)
-        for each in sorted(found, key=lambda each: each.turn)[:starts]:
-            self._start(each)
+        self._start(sorted(found, key=lambda each: each.turn)[:starts])
         self.taken.more = bool(found)
 
     def _partitions(self) -> list[str | None]:
@@ -174,39 +173,19 @@ class _Taking:
             running = queues.running(self._tx, self._queue.name, partition, most=most)
         return Counts(running, self._window.started, self._window.oldest_at)
 
-    def _start_first(self, partition: str | None, wanted: int) -> int:
-        """Start so many that wait; how many there were."""
-        states = queues.start_first(
-            self._tx,
-            self._queue.name,
-            partition,
-            limit=wanted,
-            holder=self._host.session,
-            version=self._host.version,
-            now=self._now,
-        )
-        for state in states:
-            self._note(state)
-        return len(states)
-
-    def _start(self, waiting: Waiting) -> None:
-        host, now = self._host, self._now
-        state = queues.start(
-            self._tx, waiting.seq, holder=host.session, version=host.version, now=now
-        )
-        if self._limits.rate_per is not None:
-            self._count_start()
-        self._note(state)
-
-    def _note(self, state: State) -> None:
-        """It has been started, and begins after the commit."""
-        tx, now = self._tx, self._now
-        spec = registry.workflow(state.name)
-        if state.timeout is None and spec is not None and spec.timeout is not None:
-            queues.set_timeout(tx, state, spec.timeout, now=now)
-            state = state._replace(timeout=spec.timeout, deadline_at=now + spec.timeout)
-        records = steps.load(tx, state.seq) if queues.has_records(state) else {}
-        self.taken.runs.append((state, records))
+    def _start(self, waiting: Iterable[Waiting]) -> None:
+        """Start these, which begin after the commit."""
+        tx, host, now = self._tx, self._host, self._now
+        for each in waiting:
+            state = queues.start(tx, each.seq, holder=host.session, version=host.version, now=now)
+            if self._limits.rate_per is not None:
+                self._count_start()
+            spec = registry.workflow(state.name)
+            if state.timeout is None and spec is not None and spec.timeout is not None:
+                queues.set_timeout(tx, state, spec.timeout, now=now)
+                state = state._replace(timeout=spec.timeout, deadline_at=now + spec.timeout)
+            records = steps.load(tx, state.seq) if queues.has_records(state) else {}
+            self.taken.runs.append((state, records))
 
     def _count_start(self) -> None:
         window, now = self._window, self._now

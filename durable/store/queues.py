@@ -426,7 +426,8 @@ def next_partition(tx: Tx, queue: str, *, after: str) -> str | None:
 
 def start(tx: Tx, seq: int, *, holder: int, version: str | None, now: float) -> State:
     """The run, which now is in the hands of `holder`."""
-    row = tx.row(
+    # Not RETURNING *: SQLite keeps what it returns in a table, which takes as long as the rest.
+    tx.execute(
         """
         UPDATE durable_workflow
            SET status = 'PENDING', holder = :holder, epoch = epoch + 1, reason = NULL,
@@ -434,54 +435,12 @@ def start(tx: Tx, seq: int, *, holder: int, version: str | None, now: float) -> 
                started_at = coalesce(started_at, :now),
                deadline_at = coalesce(deadline_at, :now + timeout)
          WHERE seq = :seq AND status = 'ENQUEUED'
-        RETURNING *
         """,
         {"seq": seq, "holder": holder, "version": version, "now": now},
     )
+    row = tx.row("SELECT * FROM durable_workflow WHERE seq = :seq", {"seq": seq})
     assert row is not None, "it was found in the same transaction"
     return state_of(row)
-
-
-def start_first(
-    tx: Tx,
-    queue: str,
-    partition: str | None,
-    *,
-    limit: int,
-    holder: int,
-    version: str | None,
-    now: float,
-) -> list[State]:
-    """The first that wait for their turn in the partition, which now are in the hands of `holder`.
-
-    In one statement what `waiting` and `start` do in two, and more.
-    """
-    rows = tx.rows(
-        """
-        UPDATE durable_workflow
-           SET status = 'PENDING', holder = :holder, epoch = epoch + 1, reason = NULL,
-               waits_for = NULL, wake_at = NULL, version = coalesce(version, :version),
-               started_at = coalesce(started_at, :now),
-               deadline_at = coalesce(deadline_at, :now + timeout)
-         WHERE seq IN (SELECT seq
-                         FROM durable_workflow
-                        WHERE queue = :queue AND partition IS :partition AND status = 'ENQUEUED'
-                        ORDER BY priority, seq
-                        LIMIT :limit)
-        RETURNING *
-        """,
-        {
-            "queue": queue,
-            "partition": partition,
-            "limit": limit,
-            "holder": holder,
-            "version": version,
-            "now": now,
-        },
-    )
-    if len(rows) > 1:  # SQLite returns them in no order
-        rows.sort(key=lambda row: Waiting(row["seq"], row["priority"]).turn)
-    return [state_of(row) for row in rows]
 
 
 def has_records(state: State) -> bool:

@@ -51,7 +51,7 @@ CREATE TABLE durable_workflow (
 CREATE INDEX durable_workflow_unfinished ON durable_workflow (seq) WHERE status = 'PENDING';
 -- serves workflows.family (cancel and resume with children)
 CREATE INDEX durable_workflow_parent ON durable_workflow (parent_id) WHERE parent_id IS NOT NULL;
--- serves queues.waiting, queues.start_first, queues.look and queues.next_partition
+-- serves queues.waiting, queues.look and queues.next_partition
 CREATE INDEX durable_workflow_waiting ON durable_workflow (queue, partition, priority, seq)
     WHERE status = 'ENQUEUED';
 -- serves queues.running and queues.look: what is in nobody's hands for a reason (its code is missing) has no slot

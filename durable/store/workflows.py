@@ -260,7 +260,7 @@ def take_up(
     tx: Tx, state: State, *, holder: int, recoveries: int, progress: int, now: float
 ) -> int | None:
     """The epoch of the run that begins; None if another thread took it up, or it ended."""
-    row = tx.row(
+    cursor = tx.execute(
         """
         UPDATE durable_workflow
            SET holder = :holder, epoch = epoch + 1, recoveries = :recoveries,
@@ -269,7 +269,6 @@ def take_up(
                started_at = coalesce(started_at, :now),
                deadline_at = coalesce(deadline_at, :now + timeout)
          WHERE seq = :seq AND epoch = :epoch AND status = 'PENDING'
-        RETURNING epoch
         """,
         {
             "seq": state.seq,
@@ -280,7 +279,7 @@ def take_up(
             "now": now,
         },
     )
-    return None if row is None else int(row["epoch"])
+    return state.epoch + 1 if cursor.rowcount == 1 else None
 
 
 def give_up(tx: Tx, state: State, *, reason: str, recoveries: int, now: float) -> None:
