@@ -231,14 +231,18 @@ def test_a_full_disk_is_a_clear_error(path: str, monkeypatch: pytest.MonkeyPatch
         else:
             before(self, batch, careful=careful)
 
+    def commit_single(self: Database, request: Any) -> bool:
+        return not full[0] and before_single(self, request)
+
     @workflow
     async def wf() -> str:
         await count("a")
         full[0] = ran["b"] == 0
         return await count("b")
 
-    before = Database._commit
+    before, before_single = Database._commit, Database._commit_single
     monkeypatch.setattr(Database, "_commit", commit)
+    monkeypatch.setattr(Database, "_commit_single", commit_single)
     engine = Engine(path, recover="manual").open()
     with pytest.raises(durable.StorageFull):
         wf.options(id="one").start().result(PATIENCE)
