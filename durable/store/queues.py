@@ -425,9 +425,9 @@ def next_partition(tx: Tx, queue: str, *, after: str) -> str | None:
 
 
 def start(tx: Tx, seq: int, *, holder: int, version: str | None, now: float) -> State:
-    """The run, which now is in the hands of `holder`."""
+    """The run, which now is in the hands of `holder`; LookupError if it does not wait."""
     # Not RETURNING *: SQLite keeps what it returns in a table, which takes as long as the rest.
-    tx.execute(
+    cursor = tx.execute(
         """
         UPDATE durable_workflow
            SET status = 'PENDING', holder = :holder, epoch = epoch + 1, reason = NULL,
@@ -439,7 +439,8 @@ def start(tx: Tx, seq: int, *, holder: int, version: str | None, now: float) -> 
         {"seq": seq, "holder": holder, "version": version, "now": now},
     )
     row = tx.row("SELECT * FROM durable_workflow WHERE seq = :seq", {"seq": seq})
-    assert row is not None, "it was found in the same transaction"
+    if row is None or cursor.rowcount != 1:
+        raise LookupError(f"run {seq} waits in the index of its queue, and not in its row")
     return state_of(row)
 
 

@@ -115,6 +115,16 @@ def test_who_holds_a_slot(tx: Tx) -> None:
     assert [each.seq for each in queues.waiting(tx, "plain", None, limit=10)] == [find(tx, "c").seq]
 
 
+def test_only_what_waits_is_started(tx: Tx) -> None:
+    """A run that an index shows in a queue, and its row does not: the file is damaged."""
+    queues.add(tx, run("a"), now=1.0)
+    tx.execute("UPDATE durable_workflow SET status = 'PENDING', holder = 2")
+    for seq in (find(tx, "a").seq, 77):
+        with pytest.raises(LookupError, match=f"run {seq} waits in the index of its queue"):
+            queues.start(tx, seq, holder=1, version=None, now=1.0)
+    assert find(tx, "a").holder == 2
+
+
 def test_a_deadline_that_runs_is_kept(tx: Tx) -> None:
     """A run that comes back to its queue, and starts again, has no more time than before."""
     new = NewWorkflow(

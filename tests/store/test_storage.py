@@ -323,7 +323,7 @@ def test_a_read_only_file_in_a_folder_that_can_be_written(open_folder: Path) -> 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with runs, finished and not, to be damaged."""
+    """A file with runs, finished and not, and in a queue, to be damaged."""
     path = tmp_path_factory.mktemp("whole") / "whole.db"
     engine = Engine(path).open()
     for number in range(20):
@@ -332,8 +332,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         handle.result(PATIENCE)
     for number in range(5):
         durable_runs.options(id=f"waits{number}").start(number)
+    for number in range(5):
+        narrow.enqueue(durable_runs.options(id=f"queued{number}"), number)
     engine.close(timeout=0)
     return path
+
+
+narrow = durable.Queue("tests.store.test_storage", concurrency=2)
 
 
 @durable.workflow
@@ -368,6 +373,8 @@ def use_all(path: Path) -> list[DurableError]:
                     attempt(lambda handle=handle: handle.result(timeout=0))
             attempt(lambda: engine.run(writes_little))
             attempt(lambda: engine.cancel("waits2"))
+            attempt(lambda: engine.cancel("queued0"))
+            attempt(lambda: narrow.enqueue(writes_little).result(timeout=0))
             attempt(lambda: engine.fork("w001", step=2).cancel())
             attempt(engine.recover)
         finally:
