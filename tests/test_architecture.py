@@ -241,7 +241,6 @@ WAITS = {
     "acting.wait": "a function: it waits for workflows, with a Listener",
     "children.wait": "the same",
     "asyncio.wait": "waits for tasks, which wait on their clock",
-    "self.wait": "of the same",
     "self._waiter.wait": "waits on the virtual clock",
 }
 # Modules that measure themselves in real time, also under a virtual clock.

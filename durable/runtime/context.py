@@ -162,9 +162,9 @@ class Scope:
 
     def take(self, places: int = 1) -> Scope:
         """A scope for a call, which has its number, or several, now, whenever it begins."""
-        before = self.take_number("") - 1
+        inner = self.at(self.take_number(""))
         self.number += places - 1
-        return Scope(self.host, self.run, threading.get_ident(), self.lane, before)
+        return inner
 
     def take_number(self, name: str) -> int:
         """The number of a call that begins now, and asks for its record later and elsewhere."""

@@ -220,10 +220,7 @@ class Database:
             connection = reader.connection
             return self._patiently(connection, lambda: self._snapshot(connection, fn))
         except Exception as error:
-            # The arguments of a look were checked: what else fails is a row that makes no sense.
-            if isinstance(error, DurableError) or not isinstance(error, OF_THE_FILE):
-                raise
-            raise translate(error, self.path) from error
+            raise self._explain(error)  # noqa: B904 - it names its cause
         finally:
             self.connections.give_back(reader)
 
@@ -490,7 +487,8 @@ class Database:
     def _explain(self, error: BaseException) -> BaseException:
         """The error of durable's tree for one of SQLite's, or for rows that make no sense.
 
-        What the user's code raises comes wrapped: it is never taken for an error of the file.
+        Arguments were checked, and what the user's code raises comes wrapped: neither is ever taken
+        for an error of the file.
         """
         if isinstance(error, DurableError) or not isinstance(error, OF_THE_FILE):
             return error

@@ -138,18 +138,18 @@ class _Search:
         self.tried = 0
 
     def below(self, above: tuple[Place, ...], places: list[tuple[Place, object]]) -> None:
-        """Visit these places of one engine: the first one at each, those that recover at others.
+        """Let the first engine die at each of these places, and one that recovers at the telling.
 
-        Of places that leave the same to the next engine, the last one counts: what a step has done
+        Of places that leave the same to the next engine, the last one tells: what a step has done
         there was done, and is not recorded.
         """
-        others = set({left: place for place, left in places}.values())
+        telling = set({left: place for place, left in places}.values())
         for place, _ in places:
-            if above and place not in others:
+            if above and place not in telling:
                 continue
             here = (*above, place)
             crashed = self.visit(here)
-            if len(here) < self._depth and place in others:
+            if len(here) < self._depth and place in telling:
                 self.below(here, crashed.places[len(here)])
 
     def visit(self, places: tuple[Place, ...]) -> _Outcome:
@@ -238,7 +238,8 @@ class _Life:
         place = Place(number, when)
         if self._place == place and self.death is None:
             self._die(f"died {when} {self.labels[number - 1]!r}")
-        self.places.append((place, self._what_is_left()))
+        if self.death is None:
+            self.places.append((place, self._what_is_left()))
 
     def _what_is_left(self) -> object:
         """Equal for places of this engine whose file is the same, at the same moment."""

@@ -33,6 +33,7 @@ from tests.support import PATIENCE, Gate
 
 _ran: list[str] = []
 _gate = Gate()
+narrow = durable.Queue("tests.store.test_storage", concurrency=2)
 
 
 @durable.step
@@ -336,9 +337,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         narrow.enqueue(durable_runs.options(id=f"queued{number}"), number)
     engine.close(timeout=0)
     return path
-
-
-narrow = durable.Queue("tests.store.test_storage", concurrency=2)
 
 
 @durable.workflow
