@@ -5,7 +5,7 @@ one (group commit): the thread that finds the connection free leads, runs every 
 commits once and wakes the others. A lone caller leads itself, and pays no thread switch. Callers
 that must not wait, as those on an event loop, use `write_later`: a thread of its own leads for
 them. Those that may go before the end use `write_or_leave`: they lead, or leave it to who does.
-Nothing else in durable begins or commits a transaction.
+Nothing else in durable commits a transaction.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from durable.store.requests import (
     wake_in_turn,
 )
 from durable.store.tx import Tx
+from durable.store.wal import Log
 
 T = TypeVar("T")
 
@@ -100,6 +101,7 @@ class Database:
         self._create = create
         self._writer = cast(sqlite3.Connection, None)  # until it is open
         self._tx = cast(Tx, None)
+        self._log: Log | None = None
 
     def open(self) -> Self:
         """Open the file, and make or migrate it if this may; to be called once."""
@@ -108,6 +110,8 @@ class Database:
             self._writer = self.connections.make()
             self._tx = Tx(self._writer)
             self._prepare(self._create)
+            if self._synchronous == "full" and self.path != MEMORY:
+                self._log = Log(self.path, self._writer)
             _watch_forks()
             _opened.append(self)
         except BaseException:
@@ -296,6 +300,8 @@ class Database:
         batch = [leader]
         self._leading = threading.get_ident()
         try:
+            if self._log is not None:
+                self._lengthen_log(self._log)
             # Where the short way fails, the long one waits for a lock, or says what is wrong.
             if not (leader.single and len(self._queue) == 1 and self._commit_single(leader)):
                 with self._mutex:
@@ -306,6 +312,15 @@ class Database:
             self._hand_over(leader, batch)
             if self._untold:
                 self.notify()
+
+    def _lengthen_log(self, log: Log) -> None:
+        """Lay out a piece of the log, if the next commit would append to it."""
+        if log.is_full:
+            if self._writer.in_transaction:  # of a leader that was interrupted
+                self._rollback()
+            log.lay_out()
+        if log.is_whole:
+            self._log = None
 
     def _hand_over(self, leader: Request[Any], batch: list[Request[Any]]) -> None:
         """Let the next one lead, and wake those that are done."""
