@@ -403,6 +403,29 @@ def test_nothing_but_the_watcher_wakes_up(engine: Engine, monkeypatch: pytest.Mo
 # ---------------------------------------------------------------------- memory
 
 
+@workflow
+def sleeps(seconds: float) -> None:
+    durable.sleep(seconds)
+
+
+@pytest.mark.parametrize(("seconds", "by_writer"), [(0, False), (3600, True)])
+def test_a_thread_that_only_sleeps_runs_no_sql(
+    engine: Engine, seconds: float, by_writer: bool
+) -> None:
+    """What SQLite allocates on a thread stays with it; a short sleep does not wait for another."""
+    wrote: list[str] = []
+    writer = engine._open_engine().database._writer
+
+    def note(sql: str) -> None:
+        if sql.lstrip().startswith("INSERT") and "durable_step" in sql:
+            wrote.append(threading.current_thread().name)
+
+    writer.set_trace_callback(note)
+    engine.start(sleeps, seconds)
+    until(lambda: wrote)
+    assert (wrote == ["durable writer"]) == by_writer
+
+
 def count_objects() -> int:
     """All but weak references: sqlite3 keeps some to the last of its cursors."""
     gc.collect()

@@ -141,10 +141,11 @@ NOTHING_CANCELLED: dict[Place, str] = {}  # of nearly all writes: nobody adds to
 class Write(Generic[T]):
     """Run `fn` in a transaction; `on_commit` and `single` are as in `Database.write`.
 
-    What cancels its task meanwhile has `interrupted` it, and waits for the file's answer.
+    What cancels its task meanwhile has `interrupted` it, and waits for the file's answer. After one
+    that is `unhurried`, its thread or task waits for a while.
     """
 
-    __slots__ = ("fn", "interrupted", "label", "on_commit", "single")
+    __slots__ = ("fn", "interrupted", "label", "on_commit", "single", "unhurried")
 
     def __init__(
         self,
@@ -153,17 +154,21 @@ class Write(Generic[T]):
         on_commit: Callable[[T], None] | None = None,
         *,
         single: bool = False,
+        unhurried: bool = False,
     ) -> None:
         self.label = label
         self.fn = fn
         self.on_commit = on_commit
         self.single = single
+        self.unhurried = unhurried
         self.interrupted: asyncio.CancelledError | None = None
 
     def perform(self, actor: Actor) -> T:
         """What `fn` returned; Stopped where the run, or anybody, cannot write any more."""
+        database = actor.file.database
         try:
-            return actor.file.database.write(self.label, self.fn, self.on_commit, self.single)
+            write = database.write_by_writer if self.unhurried else database.write
+            return write(self.label, self.fn, self.on_commit, self.single)
         except (RunIsOver, StorageError, EngineClosed) as error:
             raise actor.explain(error) from None
 

@@ -10,6 +10,9 @@ from durable.store import steps, workflows
 from durable.store.steps import VALUE, Outcome
 from durable.store.tx import Tx
 
+# A sleep longer than this is not prolonged by another thread that writes it down.
+LONG = 1.0
+
 
 def sleep(scope: Scope, until: Callable[[float], float]) -> Flow[None]:
     """Wait until the moment that `until` makes of the present one, when it is first asked."""
@@ -28,5 +31,5 @@ def sleep(scope: Scope, until: Callable[[float], float]) -> Flow[None]:
             if not scope.run.beside:  # else, others of the run may have something to do
                 workflows.set_waiting(tx, *scope.run.key, waits_for=None, wake_at=moment)
 
-        yield Write(name, write)
+        yield Write(name, write, unhurried=moment - now > LONG)
     yield Pause(moment)

@@ -107,7 +107,10 @@ class Unattended(Request[T], ABC):
     def begin(self, leads: bool, clock: Clock) -> None:
         """The writer looks after it from now on."""
         self.led = False
-        self.writer.outstanding.add(self)
+        writer = self.writer
+        writer.outstanding.add(self)
+        if len(writer.outstanding) == 1 and not leads:
+            writer.call()  # it may wait for nothing: now it looks again and again
 
     def wake(self) -> None:
         """Say that it is done, or have the writer lead."""
@@ -209,10 +212,10 @@ class Writer:
         self._thread: Thread | None = None
 
     def start(self) -> None:
-        """Begin, unless it has begun."""
+        """Begin, unless it has begun, or has ended for good."""
         if self._thread is None:
             with self._mutex:
-                if self._thread is None:
+                if self._thread is None and not self._ends:
                     self._thread = self._clock.spawn("durable writer", self._run)
 
     def call(self) -> None:

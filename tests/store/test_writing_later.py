@@ -175,6 +175,51 @@ def test_no_thread_without_such_a_caller(bench: Bench) -> None:
     assert "durable writer" not in [each.name for each in threading.enumerate()]
 
 
+def test_a_thread_that_will_wait_long_does_not_commit(bench: Bench) -> None:
+    """The writer runs what it writes; it has the result, or the error, when it is there."""
+    ran_on: list[str] = []
+
+    def noting(tx: Tx) -> object:
+        ran_on.append(threading.current_thread().name)
+        return insert(tx, "x")
+
+    def failing(tx: Tx) -> object:
+        raise WorkflowNotFound("w")
+
+    noted = Caller(lambda: bench.database.write_by_writer("noting", noting))
+    noted.join()
+    failed = Caller(lambda: bench.database.write_by_writer("failing", failing))
+    failed.join()
+    assert (noted.result, noted.error) == ("x", None)
+    assert isinstance(failed.error, WorkflowNotFound)
+    assert (ran_on, bench.rows()) == (["durable writer"], ["x"])
+
+
+def test_the_main_thread_commits_itself(bench: Bench) -> None:
+    """It is but one, and may be interrupted: it needs no writer."""
+    bench.database.write_by_writer("add", lambda tx: insert(tx, "x"))
+
+    assert bench.rows() == ["x"]
+    assert "durable writer" not in [each.name for each in threading.enumerate()]
+
+
+def test_where_no_thread_can_be_started_nothing_waits_for_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller is told at once, and those after it write on."""
+
+    def spawn(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.clock, "spawn", spawn)
+        with pytest.raises(RuntimeError, match="new thread"):
+            add_later(bench, "lost")
+        bench.add("a")
+    assert add_later(bench, "b").result() == "b"
+    assert bench.rows() == ["a", "b"]
+
+
 def test_close_finishes_what_was_accepted(bench: Bench, path: str) -> None:
     """Those that are queued when it closes are committed, and told; later ones are refused."""
     gate, caller = bench.hold_up()
@@ -232,13 +277,16 @@ def test_many_callers_of_all_kinds(bench: Bench) -> None:
     assert not bench.database._writer_thread.outstanding
 
 
+@pytest.mark.parametrize("begun", [False, True], ids=["new writer", "writer at rest"])
 @pytest.mark.parametrize("door", DOORS)
-def test_ctrl_c_at_any_point_of_a_leading_thread(path: str, door: Door) -> None:
+def test_ctrl_c_at_any_point_of_a_leading_thread(path: str, door: Door, begun: bool) -> None:
     """Interrupted anywhere, the main thread's write leaves none behind that cannot lead itself."""
     at = 0
     while True:
         at += 3
         bench = Bench(f"{path}{at}")
+        if begun:
+            add_later(bench, "before").result()
         interruption = Interruption(at)
         laters: list[Later] = []
 
