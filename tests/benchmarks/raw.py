@@ -11,7 +11,8 @@ class Raw:
     """A file of its own with one table that has the columns and the key of recorded steps.
 
     What is inserted is what an empty step leaves. There are no checks on the columns, and nothing
-    is looked up: it is what somebody would write by hand who only wants to keep his place.
+    is looked up: it is what somebody would write by hand who only wants to keep his place. Its log
+    grows with each commit, as SQLite's does until it has reached 1,000 pages and is written over.
     """
 
     def __init__(self, path: str, synchronous: str) -> None:

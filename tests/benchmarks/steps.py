@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +62,29 @@ def _lone(
 def lone_full(setup: Setup) -> Iterator[Figure]:
     """Steps of one workflow, one after the other, each flushed to the disk."""
     yield _lone(setup, "full", 150, target=0.9)
+
+
+@benchmark
+def new_file(setup: Setup) -> Iterator[Figure]:
+    """The first steps of one workflow in a new file: what a script does."""
+    count, numbers = setup.count(200), itertools.count()
+
+    def raw_commits(count: int) -> float:
+        with Raw(setup.path(f"raw{next(numbers)}.db"), "full") as raw:
+            return raw.seconds(count)
+
+    def steps(count: int) -> float:
+        with Engine(setup.path(f"durable{next(numbers)}.db")) as engine:
+            return engine.run(lone, count)
+
+    rounds = compare(setup.rounds, raw=(count, raw_commits), measured=(count, steps))
+    yield Figure(
+        f"the first {count} steps in a new file, steps/s, full",
+        ratio_of(rounds),
+        "of raw",
+        raw=raw_rate_of(rounds),
+        note=f"{median(each.rate for each in rounds):,.0f} steps/s",
+    )
 
 
 @benchmark
