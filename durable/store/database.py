@@ -177,9 +177,13 @@ class Database:
         request = Later(label, fn, on_commit, single)
         request.writer = writer
         request.on_done = on_done
-        writer.start()  # first: where no thread can be started, nothing waits for it
-        if self._enter(request):
-            writer.call()
+        try:
+            writer.start()  # first: where no thread can be started, nothing waits for it
+            if self._enter(request):
+                writer.call()
+        except BaseException:
+            self._leave_to_writer(request)
+            raise
         return request.outcome
 
     def write_by_writer(
@@ -316,6 +320,15 @@ class Database:
             request.error = error
             request.done = True
             self._hand_over(request, [request])
+
+    def _leave_to_writer(self, request: Unattended[Any]) -> None:
+        """Its thread was interrupted (Ctrl-C) while it queued the request: nobody may know yet."""
+        with self._mutex:
+            queued = any(each is request for each in self._queue)
+        if not queued:
+            self._writer_thread.outstanding.discard(request)
+        self._replace_leader()
+        self._writer_thread.call()
 
     def _lead(self, leader: Request[Any]) -> None:
         """Commit all that is queued, notify, and hand over to the first that came meanwhile."""

@@ -208,7 +208,7 @@ class Writer:
         self._turn = turn
         self._mutex = threading.Lock()
         self._bell = clock.bell()
-        self._ends = False
+        self._runs = self._ends = False
         self._thread: Thread | None = None
 
     def start(self) -> None:
@@ -232,6 +232,10 @@ class Writer:
             thread.join()
 
     def _run(self) -> None:
+        with self._mutex:
+            if self._runs:  # a Ctrl-C came between its start and the note that it has begun
+                return
+            self._runs = True
         while True:
             look_again = self._clock.now() + LOOK_FOR_LEADER_SECONDS if self.outstanding else None
             called = self._bell.wait(look_again)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -307,6 +308,30 @@ def test_ctrl_c_at_any_point_of_a_leading_thread(path: str, door: Door, begun: b
         if not interruption.happened:
             break
     assert at > 15
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["new writer", "writer at rest"])
+def test_ctrl_c_at_any_point_of_a_call_leaves_the_door_open(path: str, begun: bool) -> None:
+    """What the main thread brought is written once or not at all, and the next one goes on."""
+    at, interruption = 0, None
+    while interruption is None or interruption.happened:
+        at += 1
+        bench = Bench(f"{path}{at}")
+        if begun:
+            add_later(bench, "before").result()
+        interruption = Interruption(at)
+        later = None
+        with suppress(KeyboardInterrupt), interruption.armed():
+            later = add_later(bench, "mine")
+        Caller(lambda bench=bench: bench.add("next")).join(patience=5)
+        if later is not None:
+            assert later.result() == "mine", interruption.where
+        bench.database.settle()
+        rows = bench.rows()
+        assert rows.count("next") == 1, interruption.where
+        assert rows.count("mine") in ((0, 1) if later is None else (1,)), interruption.where
+        bench.database.close()
+    assert at > 10
 
 
 def add_in_between(bench: Bench, door: Door) -> Later:
