@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from durable.errors import InvalidArgument
+from durable.interrupts import on_main_thread
 
 # A wait on the system's monotonic clock does not see the laptop sleep, nor somebody setting the
 # wall clock. So a wait with a deadline looks at the wall clock at least this often.
@@ -85,7 +86,7 @@ def _timeout(deadline: float | None) -> float:
     left = math.inf if deadline is None else deadline - time.time()
     if left <= LOOK_FOR_SIGNALS:
         return max(0.0, left)
-    if threading.current_thread() is threading.main_thread():
+    if on_main_thread():
         return LOOK_FOR_SIGNALS
     return -1 if deadline is None else min(left, LOOK_AGAIN)
 

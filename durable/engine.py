@@ -21,6 +21,7 @@ from durable.codec import Codec
 from durable.errors import DurableError, EngineClosed, InvalidArgument, NotAllowedHere
 from durable.functions import DeclaredWorkflow
 from durable.handle import Handle
+from durable.interrupts import on_main_thread
 from durable.records import Workflow
 from durable.runtime import context, lanes, recovery
 from durable.runtime.hooks import Hooks
@@ -268,7 +269,7 @@ class Engine(Client):
         The one place where durable handles a signal, and only on the main thread.
         """
         host = self._open_engine()
-        main = threading.current_thread() is threading.main_thread()
+        main = on_main_thread()
         previous = signal.getsignal(signal.SIGTERM)
         try:
             if main:
@@ -322,7 +323,9 @@ class Engine(Client):
         if host is None:
             return
         self._refuse_in_workflow(host)
-        signal = Signal(host.on_loop())
+        on_loop = host.on_loop()
+        on_loop.look_again()
+        signal = Signal(on_loop)
         errors = []
 
         def close() -> None:
@@ -338,12 +341,14 @@ class Engine(Client):
             await signal
         except asyncio.CancelledError:
             host.runs.hurry()
+            on_loop.look_again()
             while not signal.given:
                 with suppress(asyncio.CancelledError):
                     await signal
             raise
         finally:
             thread.join()
+            host.database.connections.close()  # what a Ctrl-C here has kept from being given back
         for error in errors:
             raise error
 

@@ -16,7 +16,18 @@ PACKAGE = Path(durable.__file__).parent
 
 # From the ground up. A module may import those of its own level and of the levels below.
 LEVELS = [
-    {"errors", "checks", "records", "clock", "retry", "names", "codec", "cron", "zones"},
+    {
+        "errors",
+        "checks",
+        "interrupts",
+        "records",
+        "clock",
+        "retry",
+        "names",
+        "codec",
+        "cron",
+        "zones",
+    },
     {"store"},
     {"runtime"},
     {

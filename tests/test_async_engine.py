@@ -17,6 +17,7 @@ import durable
 from durable import Engine, Status, aio, step, workflow
 from durable.clock import SystemClock
 from durable.errors import AlreadyRunning, EngineClosed, InvalidArgument, NotAllowedHere
+from durable.runtime.loops import OnLoop
 from durable.testing import VirtualClock
 from tests.processes.programs import PRELUDE, ROOT, Program
 from tests.support import PATIENCE, AsyncGate, durable_threads, dying, until
@@ -190,6 +191,53 @@ def test_a_cancelled_wait_for_the_end_stops_at_once(path: str) -> None:
 
     asyncio.run(main())
     assert ran["finally"] == 1
+    with Engine(path, recover="manual") as engine:
+        assert engine.handle("one").info().status is Status.PENDING
+
+
+@pytest.mark.parametrize("lost", ["the call", "the signal"])
+def test_what_a_ctrl_c_loses_on_the_loop_holds_up_no_end(
+    path: str, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """Interrupted between a callback and its first line, the loop forgets what a write has told."""
+    act, dropped = OnLoop._act, threading.Event()
+
+    def drop(on_loop: OnLoop) -> None:
+        dropped.set()
+        if lost == "the signal":
+            on_loop._called = False
+            on_loop._actions.popleft()
+
+    async def main() -> None:
+        async with Engine(path):
+            monkeypatch.setattr(OnLoop, "_act", drop)
+            task = asyncio.create_task(aio.run(waits))
+            await reached(dropped.is_set)
+            monkeypatch.setattr(OnLoop, "_act", act)
+            task.cancel()
+            async with asyncio.timeout(PATIENCE):
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            raise LookupError  # so that nothing is waited for
+
+    with pytest.raises(LookupError):
+        asyncio.run(main())
+
+
+def test_ctrl_c_in_a_workflow_on_the_programs_loop_ends_the_program(path: str) -> None:
+    """It comes out of `asyncio.run`, as from any task, and is no outcome."""
+
+    @workflow
+    async def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    async def main() -> None:
+        async with Engine(path):
+            await aio.start(interrupted.options(id="one"))
+            await asyncio.sleep(PATIENCE)
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
     with Engine(path, recover="manual") as engine:
         assert engine.handle("one").info().status is Status.PENDING
 

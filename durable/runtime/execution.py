@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from durable.errors import (
     StorageError,
     WorkflowCancelled,
 )
+from durable.interrupts import is_ctrl_c, on_main_thread
 from durable.runtime import steps
 from durable.runtime.checkpoint import error_outcome
 from durable.runtime.context import body_scope, enter, enter_run, here
@@ -115,7 +115,7 @@ class _Ending:
 
     def _committed(self, last: Settled[bool]) -> None:
         """Go on, on the thread that commits; elsewhere if a Ctrl-C may come there, or it failed."""
-        if last.failed or threading.current_thread() is threading.main_thread():
+        if last.failed or on_main_thread():
             try:
                 self._host.spawn(f"durable {self._run.id}", partial(self._end, last))
                 return
@@ -149,6 +149,8 @@ async def _in_task(host: Host, run: Run) -> None:
         pass  # the file says what became of it
     except BaseException as error:
         _report_failure(run, error)
+        if is_ctrl_c(error):
+            raise  # out of the event loop of the program, as from any other task
     else:
         _report(run, ended)
 
@@ -187,8 +189,13 @@ def _live(host: Host, run: Run) -> Flow[Ended | None]:
         if ended is None:
             return None
         return ended if (yield from _finish(host, run, ended)) else None
-    except GeneratorExit as error:
-        run.stop(error)  # nobody drives it any more: a Ctrl-C, or its event loop was closed
+    except GeneratorExit:  # nobody drives it any more
+        run.stop(
+            EngineClosed(
+                f"workflow {run.id!r} is unfinished: its event loop was closed, or stopped by a "
+                "Ctrl-C; it goes on when an engine opens the file again, or at engine.recover()"
+            )
+        )
         raise
     except BaseException as error:
         reason = error.error if isinstance(error, _BodyExit) else error

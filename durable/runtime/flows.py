@@ -183,15 +183,18 @@ class Write(Generic[T]):
             fn = partial(_write_with_cancelled, actor, cancelled, fn)
         signal = Signal(on_loop)
         try:
-            outcome = database.write_later(self.label, fn, signal.give, self.on_commit, single)
+            request = database.write_later(self.label, fn, signal.give, self.on_commit, single)
             while not signal.given:
                 try:
                     await signal
                 except asyncio.CancelledError as error:
                     self.interrupted = error
+                    on_loop.look_again()
+                    if request.told:  # a Ctrl-C on the loop may have lost the signal
+                        break
             if database.observer is not None:
                 database.observer.after(self.label)
-            answer = outcome()
+            answer = request.outcome()
         except (RunIsOver, StorageError, EngineClosed) as error:
             raise actor.explain(error) from None
         for place in cancelled:

@@ -61,6 +61,10 @@ class OnLoop:
             with suppress(RuntimeError):  # the loop is closed: nobody waits there any more
                 self.loop.call_soon_threadsafe(self._act)
 
+    def look_again(self) -> None:
+        """On the loop: a Ctrl-C there may have come between a call for this and its first line."""
+        self.loop.call_soon(self._act)
+
     def _act(self) -> None:
         self._called = False
         for _ in range(ACTIONS_AT_ONCE):

@@ -24,6 +24,7 @@ from durable.errors import (
     NotAllowedHere,
     StorageError,
 )
+from durable.interrupts import is_ctrl_c, on_main_thread
 from durable.store import migrations
 from durable.store.connections import BUSY_SECONDS, MEMORY, Connections, Watch, check_file
 from durable.store.faults import OF_THE_FILE, is_busy, translate
@@ -163,11 +164,11 @@ class Database:
         on_done: Callable[[], None],
         on_commit: Callable[[T], None] | None = None,
         single: bool = False,
-    ) -> Callable[[], T]:
+    ) -> Later[T]:
         """`write`, for callers that must not wait: `on_done` is called, on some thread, at its end.
 
-        What this returns then gives the result of `fn`, or raises its error. `on_done` is quick,
-        does not raise, and may be called twice.
+        The `outcome` of what this returns is then what `write` would return, or raise. `on_done` is
+        quick, does not raise, and may be called twice.
         """
         if self._inherited:
             self.check_process()
@@ -184,7 +185,7 @@ class Database:
         except BaseException:
             self._leave_to_writer(request)
             raise
-        return request.outcome
+        return request
 
     def write_by_writer(
         self,
@@ -199,14 +200,14 @@ class Database:
         of the memory that a thread has which only sleeps, and there may be thousands; not of the
         main thread, which leads itself.
         """
-        if threading.current_thread() is threading.main_thread():
+        if on_main_thread():
             return self.write(label, fn, on_commit, single)
         bell = self._clock.bell()
-        outcome = self.write_later(label, fn, bell.ring, on_commit, single)
+        request = self.write_later(label, fn, bell.ring, on_commit, single)
         bell.wait(None)
         if self.observer is not None:
             self.observer.after(label)
-        return outcome()
+        return request.outcome()
 
     def write_or_leave(
         self,
@@ -218,8 +219,9 @@ class Database:
     ) -> None:
         """`write`, for a thread that may go: if others commit now, it leaves the write to them.
 
-        `on_done` gets what `write_later` returns. It is called on the thread that commits; it is
-        quick, does not raise, and may be called twice. An observer is not told of it.
+        `on_done` gets what returns the result of `fn`, or raises its error. It is called on the
+        thread that commits; it is quick, does not raise, and may be called twice. An observer is
+        not told of it.
         """
         if self._inherited:
             self.check_process()
@@ -490,7 +492,7 @@ class Database:
             except Exception:
                 raise
             except BaseException as error:
-                if _is_ctrl_c(error):
+                if is_ctrl_c(error):
                     raise  # of this thread, whose request it may be
                 raise NotTogether from error
 
@@ -503,7 +505,7 @@ class Database:
         except sqlite3.Error:
             raise  # the whole transaction may be gone: each is tried alone
         except BaseException as error:
-            if _is_ctrl_c(error):
+            if is_ctrl_c(error):
                 raise
             request.error = self._explain(error)
             del tx.touched[touched:]
@@ -652,12 +654,6 @@ class Database:
         self.connections.close()
         if self._writer is not None:
             self._writer.close()
-
-
-def _is_ctrl_c(error: BaseException) -> bool:
-    """Whether it is the main thread that was interrupted, and not a request that raised."""
-    on_main_thread = threading.current_thread() is threading.main_thread()
-    return isinstance(error, KeyboardInterrupt) and on_main_thread
 
 
 # ---------------------------------------------------------------------- forks

@@ -112,6 +112,11 @@ class Unattended(Request[T], ABC):
         if len(writer.outstanding) == 1 and not leads:
             writer.call()  # it may wait for nothing: now it looks again and again
 
+    @property
+    def told(self) -> bool:
+        """Whether it is over, and `tell` has been called."""
+        return self.done and self not in self.writer.outstanding
+
     def wake(self) -> None:
         """Say that it is done, or have the writer lead."""
         if self.done:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import durable
-from durable import Engine, Status, step, testing, workflow
+from durable import Engine, EngineClosed, Status, step, testing, workflow
 from durable.runtime import execution
 from durable.runtime.runs import Run
 from durable.store.database import Database
@@ -91,6 +91,19 @@ def test_what_is_left_of_an_interrupted_run_does_not_stop_the_next_one(engine: E
         execution.run_here(host, child)
     engine.send("one", "m")
     assert handle.result() == "m"
+
+
+def test_who_waits_for_a_run_that_nobody_drives_any_more_is_told(engine: Engine) -> None:
+    """Where its event loop was closed, or stopped by a Ctrl-C: it is unfinished, and says so."""
+    host, run = engine._open_engine(), run_of_job("one")
+    host.runs.add(run)
+    flow = execution._live(host, run)
+    next(flow)
+    flow.close()
+
+    assert isinstance(run.failure, EngineClosed)
+    assert "'one' is unfinished" in str(run.failure)
+    assert host.runs.wait_idle(None)
 
 
 def test_an_interrupt_stops_nothing_that_another_thread_takes_up(engine: Engine) -> None:

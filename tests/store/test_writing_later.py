@@ -28,7 +28,7 @@ class Later:
 
     def __init__(self, bench: Bench, fn: Callable[[Tx], Any]) -> None:
         self._over = threading.Event()
-        self._result = bench.database.write_later("later", fn, self._over.set)
+        self._result = bench.database.write_later("later", fn, self._over.set).outcome
 
     @property
     def over(self) -> bool:
