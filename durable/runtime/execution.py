@@ -192,8 +192,8 @@ def _live(host: Host, run: Run) -> Flow[Ended | None]:
     except GeneratorExit:  # nobody drives it any more
         run.stop(
             EngineClosed(
-                f"workflow {run.id!r} is unfinished: its event loop was closed, or stopped by a "
-                "Ctrl-C; it goes on when an engine opens the file again, or at engine.recover()"
+                f"workflow {run.id!r} is unfinished: a Ctrl-C interrupted it, or its event loop "
+                "was closed; it goes on when an engine opens the file, or at engine.recover()"
             )
         )
         raise

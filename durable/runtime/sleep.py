@@ -10,7 +10,8 @@ from durable.store import steps, workflows
 from durable.store.steps import VALUE, Outcome
 from durable.store.tx import Tx
 
-# A sleep longer than this is not prolonged by another thread that writes it down.
+# Longer sleeps are written down by the writer, so that their threads run no SQL: see
+# `Database.write_by_writer`. Shorter ones might last longer by that.
 LONG = 1.0
 
 

@@ -111,8 +111,6 @@ class Database:
             self._writer = self.connections.make()
             self._tx = Tx(self._writer)
             self._prepare(self._create)
-            if self._synchronous == "full" and self.path != MEMORY:
-                self._log = Log(self.path, self._writer)
             _watch_forks()
             _opened.append(self)
         except BaseException:
@@ -596,6 +594,8 @@ class Database:
             if create:
                 self._begin()  # fails at once where the file may not be written
                 self._writer.execute("COMMIT")
+            if self._synchronous == "full" and self.path != MEMORY:
+                self._log = Log(self.path, self._writer)
         except (sqlite3.Error, UnicodeDecodeError, MemoryError) as error:
             raise translate(error, self.path) from error
 
