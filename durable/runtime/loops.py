@@ -62,7 +62,7 @@ class OnLoop:
                 self.loop.call_soon_threadsafe(self._act)
 
     def look_again(self) -> None:
-        """On the loop: a Ctrl-C there may have come between a call for this and its first line."""
+        """On the loop: do what was posted, though a Ctrl-C may have lost the loop's call for it."""
         self.loop.call_soon(self._act)
 
     def _act(self) -> None:

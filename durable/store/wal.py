@@ -49,6 +49,12 @@ class Log:
         log before it is known that nobody wants it. Where that fails, the next commit says why.
         """
         self._laid_out = self._size() + PIECE
+        try:
+            self._append(PIECE)
+        except (sqlite3.Error, MemoryError):
+            self._laid_out = WHOLE  # not tried again: what is wrong will cost the commits enough
+
+    def _append(self, size: int) -> None:
         writer = self._writer
         try:
             writer.execute("PRAGMA cache_size = 1")
@@ -58,10 +64,8 @@ class Log:
                 INSERT INTO durable_event (workflow, key, seq, lane, number, value, set_at)
                 VALUES (0, '', 0, '', 0, CAST(zeroblob(:size) AS TEXT), 0)
                 """,
-                {"size": PIECE},
+                {"size": size},
             )
-        except (sqlite3.Error, MemoryError):
-            self._laid_out = WHOLE  # not tried again: what is wrong will cost the commits enough
         finally:
             if writer.in_transaction:
                 writer.execute("ROLLBACK")

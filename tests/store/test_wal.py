@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -115,6 +116,7 @@ def test_death_while_it_is_laid_out_leaves_a_sound_file(bench: Bench, tmp_path: 
     writer.set_trace_callback(look)
     bench.commit(40)
 
+    assert Path(copy + "-wal").stat().st_size > wal.PIECE
     with closing(sqlite3.connect(copy)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         committed = [row[0] for row in connection.execute("SELECT x FROM t")]
@@ -133,8 +135,24 @@ def test_a_disk_without_room_for_it_loses_no_commit(bench: Bench) -> None:
     assert bench.database._log is None
 
 
-def test_another_process_with_the_lock_delays_no_commit_twice(bench: Bench) -> None:
-    """Laying out waits for a lock as long as SQLite does, once; the commit goes on waiting."""
+def test_a_disk_that_fails_even_to_undo_it_is_no_error_of_its_own(path: str) -> None:
+    """It is given up in silence: the commit that follows meets the same, and explains it."""
+
+    class Failing(sqlite3.Connection):
+        def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+            if sql == "ROLLBACK":
+                raise sqlite3.OperationalError("disk I/O error")
+            return super().execute(sql, *values)
+
+    Bench(path).database.close()
+    with closing(sqlite3.connect(path, isolation_level=None, factory=Failing)) as writer:
+        log = wal.Log(path, writer)
+        log.lay_out()
+        assert log.is_whole
+
+
+def test_another_process_with_the_lock_has_it_given_up(bench: Bench) -> None:
+    """It waits for the lock as long as SQLite does, once; the commit after it waits on."""
     bench.commit(20)
     with closing(sqlite3.connect(bench.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
