@@ -32,14 +32,20 @@ class WasCancelled(BaseException):
 class StepCall:
     """The step whose body is running, at one of its tries."""
 
-    __slots__ = ("attempt", "name", "place", "started_at", "wrote_streams")
+    __slots__ = ("attempt", "lane", "name", "number", "started_at", "wrote_streams")
 
-    def __init__(self, place: Place, name: str, attempt: int, started_at: float) -> None:
-        self.place = place
+    def __init__(self, lane: str, number: int, name: str, attempt: int, started_at: float) -> None:
+        self.lane = lane
+        self.number = number
         self.name = name
         self.attempt = attempt
         self.started_at = started_at
         self.wrote_streams = False
+
+    @property
+    def place(self) -> Place:
+        """Where it stands; made when it is asked for, which few steps are."""
+        return Place(self.lane, self.number)
 
 
 class Scope:
@@ -110,19 +116,23 @@ class Scope:
         Where the record is of another name, the run is over: it ends in NonDeterminism.
         """
         run = self.run
-        if run.stopping:
-            run.check()
         while True:
-            self.number += 1
-            place = Place(self.lane, self.number)
+            place = Place(self.lane, self.begin_call(name))
             record = run.records.pop(place, None) if run.records else None
             # The marker of a patch() call that the code no longer makes holds nothing to be lost.
             if record is None or record.name == name or not record.name.startswith(PATCH):
                 break
         if record is not None:
             self._compare(place, name, record)
-        self.name = name
         return place, record
+
+    def begin_call(self, name: str) -> int:
+        """The number of the durable call that begins now; enough where nothing is recorded."""
+        if self.run.stopping:
+            self.run.check()
+        self.name = name
+        self.number += 1
+        return self.number
 
     def _compare(self, place: Place, name: str, record: Record) -> None:
         """The code must ask for what was recorded."""
@@ -320,7 +330,7 @@ def enter_run(host: Host, run: Run) -> Scope:
 
 def enter_step(scope: Scope, step: StepCall) -> None:
     """The calling code runs the body of a step, until it enters what was `here` before."""
-    enter(Scope(scope.host, scope.run, threading.get_ident(), scope.lane, step=step))
+    enter(Scope(scope.host, scope.run, threading.get_ident(), scope.lane, 0, step))
 
 
 def run_in_step(scope: Scope, step: StepCall, body: Callable[[], T]) -> T:

@@ -135,6 +135,9 @@ class Command(Protocol):
 Flow = Generator[Command, Any, T]
 
 
+NO_MORE_WRITES = (RunIsOver, StorageError, EngineClosed)
+"""What a write ends in where the run is over, or where the file can take nothing."""
+
 NOTHING_CANCELLED: dict[Place, str] = {}  # of nearly all writes: nobody adds to it
 
 
@@ -152,8 +155,8 @@ class Write(Generic[T]):
         label: str,
         fn: Callable[[Tx], T],
         on_commit: Callable[[T], None] | None = None,
-        *,
         single: bool = False,
+        *,
         unhurried: bool = False,
     ) -> None:
         self.label = label
@@ -169,7 +172,7 @@ class Write(Generic[T]):
         try:
             write = database.write_by_writer if self.unhurried else database.write
             return write(self.label, self.fn, self.on_commit, self.single)
-        except (RunIsOver, StorageError, EngineClosed) as error:
+        except NO_MORE_WRITES as error:
             raise actor.explain(error) from None
 
     async def perform_async(self, actor: Actor) -> T:
@@ -195,7 +198,7 @@ class Write(Generic[T]):
             if database.observer is not None:
                 database.observer.after(self.label)
             answer = request.outcome()
-        except (RunIsOver, StorageError, EngineClosed) as error:
+        except NO_MORE_WRITES as error:
             raise actor.explain(error) from None
         for place in cancelled:
             actor.cancelled.pop(place, None)
@@ -246,7 +249,7 @@ class Settled(Generic[T]):
         """As `Write.perform`."""
         try:
             return self.outcome()
-        except (RunIsOver, StorageError, EngineClosed) as error:
+        except NO_MORE_WRITES as error:
             raise actor.explain(error) from None
 
 

@@ -22,6 +22,7 @@ from durable.runtime.context import (
 )
 from durable.runtime.flows import (
     CUT_SHORT,
+    NO_MORE_WRITES,
     Call,
     Flow,
     Pause,
@@ -37,7 +38,7 @@ from durable.runtime.registry import StepSpec
 from durable.runtime.runs import Run
 from durable.store import steps, streams, workflows
 from durable.store.faults import is_of_the_file
-from durable.store.steps import VALUE, Outcome
+from durable.store.steps import VALUE
 from durable.store.streams import Try
 from durable.store.tx import Tx
 
@@ -63,7 +64,7 @@ def call(scope: Scope, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, 
         attempt = record.attempt + 1
         yield Pause(record.until_at or 0.0)
     body = _body(spec, scope, args, kwargs)
-    step = StepCall(place, spec.name, attempt, host.clock.now())
+    step = StepCall(*place, spec.name, attempt, host.clock.now())
     text, error = yield from _try_once(scope, spec, step, body)
     if error is None:
         return host.codec.decode(text)
@@ -82,8 +83,7 @@ def call_here(spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     host = scope.host
     if scope.run.records or spec.transaction or spec.is_async or host.hooks.around_steps:
         return drive(call(scope, spec, args, kwargs), scope)
-    place, _ = scope.next(spec.name)
-    step = StepCall(place, spec.name, 1, host.clock.now())
+    step = StepCall(scope.lane, scope.begin_call(spec.name), spec.name, 1, host.clock.now())
     failed = None
     try:
         enter_step(scope, step)
@@ -98,7 +98,11 @@ def call_here(spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     if failed is not None:
         body = _body(spec, scope, args, kwargs)
         return drive(_after_failure(scope, spec, step, body, failed), scope)
-    _record(scope, step, Outcome(VALUE, text), now).perform(scope)
+    record, alone = _recorder(scope.run, step, VALUE, text, now)
+    try:
+        host.database.write(f"step {spec.name}", record, None, alone)
+    except NO_MORE_WRITES as error:
+        raise scope.explain(error) from None
     return host.codec.decode(text)
 
 
@@ -113,8 +117,7 @@ async def call_in_task(
     try:
         if run.records or not spec.is_async or host.hooks.around_steps:
             return await drive_async(call(scope, spec, args, kwargs), scope)
-        place, _ = scope.next(spec.name)
-        step = StepCall(place, spec.name, 1, host.clock.now())
+        step = StepCall(scope.lane, scope.begin_call(spec.name), spec.name, 1, host.clock.now())
         body = partial(spec.fn, *args, **kwargs)
         failed = None
         try:
@@ -125,7 +128,7 @@ async def call_in_task(
             failed = error
         if failed is not None:
             return await drive_async(_after_failure(scope, spec, step, body, failed), scope)
-        record = _record(scope, step, Outcome(VALUE, text), now)
+        record = _record(scope, step, VALUE, text, now)
         await record.perform_async(scope)
         if record.interrupted is not None:
             raise record.interrupted
@@ -146,13 +149,13 @@ def _after_failure(
         until = host.clock.now() + wait
         yield from _postpone(scope, step, until, error)
         yield Pause(until)
-        step = StepCall(step.place, spec.name, step.attempt + 1, host.clock.now())
+        step = StepCall(*step.place, spec.name, step.attempt + 1, host.clock.now())
         text, next_error = yield from _try_once(scope, spec, step, body)
         if next_error is None:
             return host.codec.decode(text)
         error = next_error
     failed = error_outcome(error)
-    yield _record(scope, step, failed, host.clock.now())
+    yield _record(scope, step, *failed, host.clock.now())
     if error_is_exact(failed.text or ""):
         raise carried(error)
     return settle(failed, host.codec)
@@ -206,7 +209,7 @@ def _try_once(
         text = _text_of(scope, spec, step, value, now)
     except Exception as error:
         return "", error
-    yield _record(scope, step, Outcome(VALUE, text), now)
+    yield _record(scope, step, VALUE, text, now)
     return text, None
 
 
@@ -222,7 +225,8 @@ def _try_transaction(
             text = _encode(scope, step, value)
         except SerializationError as error:
             raise _BodyFailed(error) from error
-        _decide(scope.run, step, Outcome(VALUE, text), scope.host.clock.now(), tx)
+        record, _ = _recorder(scope.run, step, VALUE, text, scope.host.clock.now())
+        record(tx)
         return text
 
     try:
@@ -232,27 +236,43 @@ def _try_transaction(
     return text, None
 
 
-def _record(scope: Scope, step: StepCall, outcome: Outcome, now: float) -> Write[None]:
+def _record(
+    scope: Scope, step: StepCall, kind: str, text: str | None, now: float
+) -> Write[None]:
     """The command that records how the step ended."""
-    # Not a closure: that would be one object for the garbage collector for each of these values.
-    decide = partial(_decide, scope.run, step, outcome, now)
-    return Write(f"step {step.name}", decide, single=not step.wrote_streams)
+    record, alone = _recorder(scope.run, step, kind, text, now)
+    return Write(f"step {step.name}", record, None, alone)
 
 
-def _decide(run: Run, step: StepCall, outcome: Outcome, now: float, tx: Tx) -> None:
-    """Record the outcome, and with a success show what this try wrote to streams."""
-    steps.decide(
-        tx,
-        (run.seq, run.epoch),
-        step.place,
+def _recorder(
+    run: Run, step: StepCall, kind: str, text: str | None, now: float
+) -> tuple[Callable[[Tx], None], bool]:
+    """What records how the step ended, and whether that is a single statement.
+
+    A success also shows what this try wrote to streams.
+    """
+    decided = (
+        step.lane,
+        step.number,
         step.name,
-        outcome,
-        started_at=step.started_at,
-        now=now,
-        attempt=step.attempt,
+        kind,
+        text,
+        step.attempt,
+        step.started_at,
+        now,
+        run.seq,
+        run.epoch,
     )
-    if step.wrote_streams and outcome.kind == VALUE:
-        streams.publish(tx, run.seq, Try(step.place, run.epoch, step.attempt))
+    if step.wrote_streams and kind == VALUE:
+        by = Try(step.place, run.epoch, step.attempt)
+        return partial(_record_and_publish, decided, run.seq, by), False
+    # Not a closure: that would be one object for the garbage collector for each of these values.
+    return partial(steps.record, decided), True
+
+
+def _record_and_publish(decided: steps.Decided, seq: int, by: Try, tx: Tx) -> None:
+    steps.record(decided, tx)
+    streams.publish(tx, seq, by)
 
 
 def _pause_after(scope: Scope, spec: StepSpec, step: StepCall, error: Exception) -> float | None:
