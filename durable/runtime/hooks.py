@@ -47,10 +47,28 @@ class Hooks:
         """What surrounds the body of each workflow whenever it runs; its steps are outside it."""
         self.unguard: Guard | None = None
         """What surrounds the body of each step."""
+        self.around_steps = False
+        """Whether steps are not simply called, because of any of these."""
         self.errors: deque[BaseException] = deque(maxlen=100)
         """What went wrong on threads that nobody waits for."""
 
-    @property
-    def around_steps(self) -> bool:
-        """Whether steps are not simply called."""
-        return bool(self.replacements or self.unguard or self.replay_only)
+    def replace(self, name: str, function: Callable[..., Any] | None) -> None:
+        """Put the function in the place of the step or workflow of that name; None: no more."""
+        if function is None:
+            del self.replacements[name]
+        else:
+            self.replacements[name] = function
+        self._look_around_steps()
+
+    def surround(self, guard: Guard | None, unguard: Guard | None) -> None:
+        """Have bodies of workflows run inside the one, those of steps inside the other."""
+        self.guard, self.unguard = guard, unguard
+        self._look_around_steps()
+
+    def only_replay(self) -> None:
+        """Let each run stop where its records end."""
+        self.replay_only = True
+        self._look_around_steps()
+
+    def _look_around_steps(self) -> None:
+        self.around_steps = bool(self.replacements or self.unguard or self.replay_only)

@@ -335,7 +335,7 @@ class Database:
         batch = [leader]
         self._leading = threading.get_ident()
         try:
-            if self._log is not None:
+            if self._log is not None and self._log.is_full:
                 self._lengthen_log(self._log)
             # Where the short way fails, the long one waits for a lock, or says what is wrong.
             if not (leader.single and len(self._queue) == 1 and self._commit_single(leader)):
@@ -349,12 +349,17 @@ class Database:
                 self.notify()
 
     def _lengthen_log(self, log: Log) -> None:
-        """Lay out a piece of the log, if the next commit would append to it."""
-        if log.is_full:
-            if self._writer.in_transaction:  # of a leader that was interrupted
-                self._rollback()
-            log.lay_out()
+        """Lay out a piece of the log, to which the next commit would append."""
+        if self._writer.in_transaction:  # of a leader that was interrupted
+            self._rollback()
+        log.lay_out()
         if log.is_whole:
+            self._close_log()
+
+    def _close_log(self) -> None:
+        """It need not grow any more, or the file is closed."""
+        if self._log is not None:
+            self._log.close()
             self._log = None
 
     def _hand_over(self, leader: Request[Any], batch: list[Request[Any]]) -> None:
@@ -596,6 +601,8 @@ class Database:
                 self._writer.execute("COMMIT")
             if self._synchronous == "full" and self.path != MEMORY:
                 self._log = Log(self.path, self._writer)
+                if self._log.is_whole:
+                    self._close_log()
         except (sqlite3.Error, UnicodeDecodeError, MemoryError) as error:
             raise translate(error, self.path) from error
 
@@ -651,6 +658,7 @@ class Database:
         self._writer_thread.end()
         if self in _opened:
             _opened.remove(self)
+        self._close_log()
         self.connections.close()
         if self._writer is not None:
             self._writer.close()

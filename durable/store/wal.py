@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from io import FileIO
 
 PAGE = 4096
 FRAME = PAGE + 24
@@ -24,11 +25,12 @@ WHOLE = 1000 * FRAME
 class Log:
     """How far the log of the file at `path` is laid out, through the connection that writes it."""
 
-    __slots__ = ("_cache", "_laid_out", "_path", "_writer")
+    __slots__ = ("_cache", "_file", "_laid_out", "_path", "_writer")
 
     def __init__(self, path: str, writer: sqlite3.Connection) -> None:
         self._path = path + "-wal"
         self._writer = writer
+        self._file: FileIO | None = None
         (self._cache,) = writer.execute("PRAGMA cache_size").fetchone()
         self._laid_out = self._size() + FIRST
 
@@ -76,11 +78,14 @@ class Log:
 
         Its time is noted more finely then, from Linux 6.13 on, and a commit waits for that, too.
         """
-        try:
-            descriptor = os.open(self._path, os.O_RDONLY)
-        except OSError:
-            return 0
-        try:
-            return os.lseek(descriptor, 0, os.SEEK_END)
-        finally:
-            os.close(descriptor)
+        if self._file is None or self._file.closed:
+            try:
+                self._file = FileIO(self._path)
+            except OSError:  # there is none before the first write
+                return 0
+        return self._file.seek(0, os.SEEK_END)
+
+    def close(self) -> None:
+        """Forget the file; before the connection is closed, which removes it."""
+        if self._file is not None:
+            self._file.close()

@@ -62,16 +62,14 @@ def replace(
     """
     name = _name(function)
     answer = _answer(name, returns, raises, calls)
-    replacements = _hooks(engine).replacements
-    before = replacements.get(name)
-    replacement = replacements[name] = Replacement(name, answer)
+    hooks = _hooks(engine)
+    before = hooks.replacements.get(name)
+    replacement = Replacement(name, answer)
+    hooks.replace(name, replacement)
     try:
         yield replacement
     finally:
-        if before is None:
-            del replacements[name]
-        else:
-            replacements[name] = before
+        hooks.replace(name, before)
 
 
 def _name(function: Callable[..., Any]) -> str:

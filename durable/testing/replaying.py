@@ -62,7 +62,7 @@ def replay(
             clock=_NoTime(),
             schedules=False,
         )
-        engine._hooks.replay_only = True
+        engine._hooks.only_replay()
         try:
             host = engine.open()._open_engine()
             host.runs.has = lambda workflow_id: True  # type: ignore[method-assign]  # no child runs

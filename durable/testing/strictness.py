@@ -119,11 +119,11 @@ def strict(engine: Engine | None = None) -> Iterator[None]:
     """
     hooks = current_host("strict()").hooks if engine is None else engine._hooks
     before = hooks.guard, hooks.unguard
-    hooks.guard, hooks.unguard = _watched, _unwatched
+    hooks.surround(_watched, _unwatched)
     try:
         yield
     finally:
-        hooks.guard, hooks.unguard = before
+        hooks.surround(*before)
 
 
 @contextmanager

@@ -146,9 +146,9 @@ def test_a_disk_that_fails_even_to_undo_it_is_no_error_of_its_own(path: str) -> 
 
     Bench(path).database.close()
     with closing(sqlite3.connect(path, isolation_level=None, factory=Failing)) as writer:
-        log = wal.Log(path, writer)
-        log.lay_out()
-        assert log.is_whole
+        with closing(wal.Log(path, writer)) as log:
+            log.lay_out()
+            assert log.is_whole
 
 
 def test_another_process_with_the_lock_has_it_given_up(bench: Bench) -> None:
@@ -172,9 +172,9 @@ def test_what_is_left_in_the_log_of_a_dead_process_is_not_laid_out_again(path: s
         reader.execute("SELECT count(*) FROM t").fetchone()  # keeps the log from being removed
         length = dead.length()
         dead.database.close()
-        log = wal.Log(path, reader)
-        assert dead.length() == length
-        assert not log.is_full
+        with closing(wal.Log(path, reader)) as log:
+            assert dead.length() == length
+            assert not log.is_full
 
 
 def test_ctrl_c_at_any_point_of_it_leaves_the_door_open(bench: Bench) -> None:
@@ -184,6 +184,7 @@ def test_ctrl_c_at_any_point_of_it_leaves_the_door_open(bench: Bench) -> None:
     while interruption is None or interruption.happened:
         at += 1
         interruption = Interruption(at, OF_WRITING_AND_LAYING_OUT)
+        bench.database._close_log()
         log = bench.database._log = wal.Log(bench.path, bench.database._writer)
         log._cache, log._laid_out = cache, 0
         returned = False
