@@ -221,11 +221,12 @@ def _try_transaction(
     def write(tx: Tx) -> str:
         workflows.guard(tx, *scope.run.key)
         value = run_in_step(scope, step, partial(_run_transaction, tx, spec, body))
+        now = scope.host.clock.now()
         try:
-            text = _encode(scope, step, value)
+            text = _text_of(scope, spec, step, value, now)
         except SerializationError as error:
             raise _BodyFailed(error) from error
-        record, _ = _recorder(scope.run, step, VALUE, text, scope.host.clock.now())
+        record, _ = _recorder(scope.run, step, VALUE, text, now)
         record(tx)
         return text
 
@@ -310,10 +311,6 @@ def _text_of(scope: Scope, spec: StepSpec, step: StepCall, value: object, now: f
     """What is recorded of the value that the body returned in time."""
     if spec.timeout is not None:
         _check_time(spec, now - step.started_at)
-    return _encode(scope, step, value)
-
-
-def _encode(scope: Scope, step: StepCall, value: object) -> str:
     try:
         return scope.host.codec.encode(value)
     except SerializationError as error:

@@ -153,7 +153,9 @@ class Database:
             raise
         if observer is not None:
             observer.after(label)
-        return request.outcome()
+        if request.error is not None:
+            raise request.error
+        return request.result  # type: ignore[no-any-return]
 
     def write_later(
         self,
@@ -280,12 +282,12 @@ class Database:
         with self._mutex:
             if self._closing:
                 raise EngineClosed(f"{self.path} is closed")
-            if self._leading == threading.get_ident():
+            leads = self._leader is None
+            if not leads and self._leading == threading.get_ident():
                 raise NotAllowedHere(
                     f"{request.label!r} was called in the body of a transaction: what it writes "
                     "would need a commit of its own; call it in the workflow, or in another step"
                 )
-            leads = self._leader is None
             request.begin(leads, self._clock)
             self._queue.append(request)
             if leads:
@@ -367,14 +369,14 @@ class Database:
         with self._mutex:
             next_leader = self._choose_leader()
         for request in batch:
-            if request.done and request.on_commit is not None:
+            if request.on_commit is not None and request.done:
                 request.committed()
-        if len(batch) > 1 or next_leader is not None:
+        if next_leader is not None or len(batch) > 1:
             others = [each for each in batch if each.done and each is not leader]
             if next_leader is not None and next_leader is not leader:
                 others.append(next_leader)
             wake_in_turn(others, self._clock)
-        if leader.done and not leader.attended:
+        if not leader.attended and leader.done:
             leader.wake()
 
     def _choose_leader(self) -> Request[Any] | None:
@@ -382,13 +384,15 @@ class Database:
         queue = self._queue
         if len(queue) == 1 and queue[0].done:
             queue.clear()
+            leader = None
         else:
             queue = self._queue = [each for each in queue if not (each.done or each.gone)]
-        self._leader = queue[0] if queue else None
-        if self._leader is None and self._closing:
+            leader = queue[0] if queue else None
+        self._leader = leader
+        if self._closing and leader is None:
             with self._idle_lock:
                 self._idle.notify_all()
-        return self._leader
+        return leader
 
     def _replace_leader(self) -> None:
         """Let another lead, if the one whose turn it is was interrupted."""
