@@ -24,7 +24,14 @@ from durable.records import Cancellation, Waited
 from durable.runtime import children as acting
 from durable.runtime import events, messages, starting, streams, values
 from durable.runtime import sleep as sleeping
-from durable.runtime.context import Scope, async_scope, body_scope, current_host, refuse_plain_body
+from durable.runtime.context import (
+    Scope,
+    StepCall,
+    async_scope,
+    body_scope,
+    current_host,
+    refuse_plain_body,
+)
 from durable.runtime.file import File
 from durable.runtime.flows import Flow, drive_async, perform, perform_in
 from durable.runtime.messages import MISSING
@@ -419,7 +426,7 @@ def _in_workflow(name: str, call: Callable[[Scope], Flow[T]]) -> Call[T]:
     scope = async_scope(name)
     if scope is None:
         raise NotInWorkflow(name)
-    if scope.step is not None:
+    if isinstance(scope, StepCall):
         return drive_async(call(scope), scope)
     return perform_in(scope.take(), call)
 

@@ -17,6 +17,7 @@ from durable.queues import Queue, name_of
 from durable.runtime import parallel, starting, steps
 from durable.runtime.context import (
     Scope,
+    StepCall,
     body_scope,
     current_host,
     find_scope,
@@ -359,7 +360,7 @@ def call_async_step(
 ) -> Coroutine[Any, Any, Any]:
     """What the step returns, awaited; recorded in the body of an async workflow."""
     scope = find_scope(spec.title, blocks=False)
-    if scope is None or scope.step is not None:
+    if scope is None or isinstance(scope, StepCall):
         return _await_plainly(scope, spec, args, kwargs)
     if not scope.run.spec.is_async:
         refuse_plain_body(scope, spec.title, "durable.run_step(…), or its submit(…)")

@@ -15,7 +15,7 @@ from durable.handle import Handle, iterate
 from durable.records import Current, Waited
 from durable.runtime import children, events, messages, streams, values
 from durable.runtime import sleep as sleeping
-from durable.runtime.context import body_scope, current_host, find_scope
+from durable.runtime.context import StepCall, body_scope, current_host, find_scope
 from durable.runtime.flows import actor, drive
 from durable.runtime.messages import MISSING
 from durable.runtime.parallel import Future
@@ -224,9 +224,9 @@ def step_key() -> str:
     To be handed to outside services as their idempotency key. NotInWorkflow outside a step.
     """
     scope = find_scope("step_key", blocks=False)
-    if scope is None or scope.step is None:
+    if not isinstance(scope, StepCall):
         raise NotInWorkflow("step_key")
-    return f"{scope.run.id}/{scope.step.place}"
+    return f"{scope.run.id}/{scope.place}"
 
 
 class _ReplayLogger(logging.LoggerAdapter[logging.Logger]):
@@ -234,7 +234,7 @@ class _ReplayLogger(logging.LoggerAdapter[logging.Logger]):
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - the name is logging's
         scope = find_scope("logger", blocks=False)
-        replaying = scope is not None and scope.step is None and scope.run.replaying
+        replaying = scope is not None and not isinstance(scope, StepCall) and scope.run.replaying
         return not replaying and super().isEnabledFor(level)
 
     def process(

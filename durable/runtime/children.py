@@ -16,7 +16,7 @@ from durable.errors import (
 from durable.records import Cancellation, Status
 from durable.runtime.blocking import warn_if_behind
 from durable.runtime.checkpoint import Subject, awaited, effect, error_outcome, settle, wait_for
-from durable.runtime.context import Scope
+from durable.runtime.context import Scope, StepCall
 from durable.runtime.fates import Fate
 from durable.runtime.file import File
 from durable.runtime.flows import Flow, Listen, Read, Wait, Write
@@ -46,7 +46,7 @@ def result(file: File, scope: Scope | None, workflow_id: str, timeout: float | N
     def subject(tx: Tx) -> Subject:
         return _end_of(tx, workflow_id, scope)
 
-    if scope is not None and scope.step is None:
+    if scope is not None and not isinstance(scope, StepCall):
         outcome = yield from awaited(scope, f"durable.result:{workflow_id}", subject, timeout)
     else:
         outcome = yield from _end_outside(file, scope, workflow_id, timeout)
@@ -144,7 +144,7 @@ def wait(
     def subject(tx: Tx) -> Subject:
         return _ends_of(tx, awaited_for, 1 if first else len(awaited_for), scope)
 
-    if scope is not None and scope.step is None:
+    if scope is not None and not isinstance(scope, StepCall):
         outcome = yield from awaited(scope, "durable.wait", subject, None)
     else:
         keys, find = yield Read(subject)
@@ -231,7 +231,7 @@ def fork(
 
 def _act(file: File, scope: Scope | None, name: str, write: Callable[[Tx], Any]) -> Flow[Any]:
     """What `write` returns; in the body of a workflow it is a step."""
-    if scope is None or scope.step is not None:
+    if scope is None or isinstance(scope, StepCall):
         return (yield Write(name, write))
     outcome = yield from effect(scope, name, lambda tx, place: write(tx))
     return settle(outcome, file.codec)

@@ -29,42 +29,15 @@ class WasCancelled(BaseException):
     """The code of the workflow cancelled this call, and will do so again."""
 
 
-class StepCall:
-    """The step whose body is running, at one of its tries."""
-
-    __slots__ = ("attempt", "lane", "name", "number", "started_at", "wrote_streams")
-
-    def __init__(self, lane: str, number: int, name: str, attempt: int, started_at: float) -> None:
-        self.lane = lane
-        self.number = number
-        self.name = name
-        self.attempt = attempt
-        self.started_at = started_at
-        self.wrote_streams = False
-
-    @property
-    def place(self) -> Place:
-        """Where it stands; made when it is asked for, which few steps are."""
-        return Place(self.lane, self.number)
-
-
 class Scope:
     """A piece of code that takes numbers in a run: on one thread, or in one task.
 
     `name` is that of the durable call that began last.
     """
 
-    __slots__ = ("file", "host", "lane", "name", "number", "run", "step", "thread")
+    __slots__ = ("file", "host", "lane", "name", "number", "run", "thread")
 
-    def __init__(
-        self,
-        host: Host,
-        run: Run,
-        thread: int,
-        lane: str = "",
-        number: int = 0,
-        step: StepCall | None = None,
-    ) -> None:
+    def __init__(self, host: Host, run: Run, thread: int, lane: str = "", number: int = 0) -> None:
         self.host = host
         self.file: File = host
         """Where its run is recorded."""
@@ -72,13 +45,12 @@ class Scope:
         self.thread = thread
         self.lane = lane
         self.number = number
-        self.step = step
         self.name = ""
 
     @property
     def in_coroutine(self) -> bool:
         """Whether this is the body of an async workflow, or one of its tasks."""
-        return self.step is None and self.run.spec.is_async
+        return self.run.spec.is_async
 
     @property
     def stop_keys(self) -> tuple[str, ...]:
@@ -192,15 +164,52 @@ class Scope:
 
     def current(self) -> Current:
         """What `durable.current` tells."""
-        step = self.step
         return Current(
             workflow_id=self.run.id,
             workflow_name=self.run.name,
-            step=None if step is None else str(step.place),
-            step_name=None if step is None else step.name,
-            attempt=None if step is None else step.attempt,
+            step=None,
+            step_name=None,
+            attempt=None,
             replaying=self.run.replaying,
         )
+
+
+class StepCall(Scope):
+    """The body of a step that is running, at one of its tries: nothing takes numbers there.
+
+    Its `number` and its `name` are the step's.
+    """
+
+    __slots__ = ("attempt", "started_at", "wrote_streams")
+
+    def __init__(
+        self, scope: Scope, number: int, name: str, attempt: int, started_at: float
+    ) -> None:
+        self.host = scope.host
+        self.file = scope.file
+        self.run = scope.run
+        self.thread = scope.thread
+        self.lane = scope.lane
+        self.number = number
+        self.name = name
+        self.attempt = attempt
+        self.started_at = started_at
+        self.wrote_streams = False
+
+    @property
+    def place(self) -> Place:
+        """Where it stands; made when it is asked for, which few steps are."""
+        return Place(self.lane, self.number)
+
+    @property
+    def in_coroutine(self) -> bool:
+        """It is not the body of a workflow."""
+        return False
+
+    def current(self) -> Current:
+        """What `durable.current` tells."""
+        step = str(self.place)
+        return super().current()._replace(step=step, step_name=self.name, attempt=self.attempt)
 
 
 _scope: ContextVar[Scope | None] = ContextVar("durable_scope", default=None)
@@ -221,7 +230,7 @@ def find_scope(name: str, *, blocks: bool = True) -> Scope | None:
         if _is_run_alive(getattr(threading.current_thread(), STARTED_BY, None)):
             raise _foreign_thread(name)
         return None
-    if scope.thread != threading.get_ident() and scope.step is None:
+    if scope.thread != threading.get_ident() and not isinstance(scope, StepCall):
         raise _foreign_thread(name)
     return scope
 
@@ -262,9 +271,9 @@ def body_scope(name: str, *, blocks: bool = True) -> Scope:
     scope = find_scope(name, blocks=blocks)
     if scope is None:
         raise NotInWorkflow(name)
-    if scope.step is not None:
+    if isinstance(scope, StepCall):
         raise NotAllowedHere(
-            f"{name}() was called in step {scope.step.name!r} of workflow {scope.run.id!r}: "
+            f"{name}() was called in step {scope.name!r} of workflow {scope.run.id!r}: "
             "a step is recorded as one, so what waits or starts workflows belongs in the "
             "workflow's body"
         )
@@ -284,7 +293,7 @@ def async_scope(name: str) -> Scope | None:
     NotAllowedHere in the body of a plain workflow, which has calls of its own.
     """
     scope = find_scope(name, blocks=False)
-    if scope is not None and scope.step is None:
+    if scope is not None and not isinstance(scope, StepCall):
         refuse_plain_body(scope, name, "what `durable` has under the same name")
     return scope
 
@@ -328,17 +337,12 @@ def enter_run(host: Host, run: Run) -> Scope:
     return scope
 
 
-def enter_step(scope: Scope, step: StepCall) -> None:
-    """The calling code runs the body of a step, until it enters what was `here` before."""
-    enter(Scope(scope.host, scope.run, threading.get_ident(), scope.lane, 0, step))
-
-
-def run_in_step(scope: Scope, step: StepCall, body: Callable[[], T]) -> T:
+def run_in_step(step: StepCall, body: Callable[[], T]) -> T:
     """What the body of a step returns, run on the calling thread."""
     before = here()
     try:
-        enter_step(scope, step)
-        unguard = scope.host.hooks.unguard
+        enter(step)
+        unguard = step.host.hooks.unguard
         if unguard is None:
             return body()
         with unguard():
@@ -412,7 +416,11 @@ def _mark_thread(function: Any) -> None:
     """Let the thread that is about to run `function`, a method of it, know who starts it."""
     scope = _scope.get()
     thread = getattr(function, "__self__", None)
-    if scope is not None and scope.step is None and isinstance(thread, threading.Thread):
+    if (
+        scope is not None
+        and not isinstance(scope, StepCall)
+        and isinstance(thread, threading.Thread)
+    ):
         setattr(thread, STARTED_BY, scope.run)
 
 

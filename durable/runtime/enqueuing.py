@@ -9,7 +9,7 @@ from typing import Any
 from durable.clock import optional_seconds, seconds
 from durable.errors import InvalidArgument, NotAllowedHere, SerializationError
 from durable.runtime.checkpoint import effect, settle
-from durable.runtime.context import Scope
+from durable.runtime.context import Scope, StepCall
 from durable.runtime.file import File
 from durable.runtime.flows import Flow, Write
 from durable.runtime.starting import Options, refuse_other
@@ -106,9 +106,9 @@ def _write(
         new_id = file.new_id()
         written: str = yield Write(name, lambda tx: write(tx, new_id))
         return written
-    if scope.step is not None:
+    if isinstance(scope, StepCall):
         raise NotAllowedHere(
-            f"{name} in step {scope.step.name!r} of workflow {scope.run.id!r}: a step may run more "
+            f"{name} in step {scope.name!r} of workflow {scope.run.id!r}: a step may run more "
             "than once, so what starts workflows belongs in the workflow's body"
         )
     run_id = scope.run.id

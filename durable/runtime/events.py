@@ -9,7 +9,7 @@ from durable.clock import optional_seconds
 from durable.codec import decode_error, decode_or_opaque
 from durable.errors import EventNotSet, WorkflowNotFound
 from durable.runtime.checkpoint import Subject, awaited, effect, error_outcome, settle, wait_for
-from durable.runtime.context import Scope
+from durable.runtime.context import Scope, StepCall
 from durable.runtime.file import File
 from durable.runtime.flows import Flow, Read, Write
 from durable.runtime.messages import MISSING, encode_for, timed_out
@@ -28,14 +28,15 @@ def set_event(scope: Scope, key: str, value: object) -> Flow[None]:
         events.put(tx, run.seq, key, text, by=place, now=file.clock.now())
 
     name = f"durable.set_event:{key}"
-    step = scope.step
-    if step is None:
+    if not isinstance(scope, StepCall):
         settle((yield from effect(scope, name, put)), file.codec)
         return
 
+    place = scope.place
+
     def put_from_step(tx: Tx) -> None:
         workflows.guard(tx, *run.key)
-        put(tx, step.place)
+        put(tx, place)
 
     yield Write(name, put_from_step)
 
@@ -54,7 +55,7 @@ def get_event(
     def subject(tx: Tx) -> Subject:
         return _subject(tx, workflow_id, key)
 
-    if scope is not None and scope.step is None:
+    if scope is not None and not isinstance(scope, StepCall):
         outcome = yield from awaited(scope, f"durable.get_event:{key}", subject, seconds)
     else:
         keys, find = yield Read(subject)

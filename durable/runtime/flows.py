@@ -18,7 +18,6 @@ from durable.runtime.context import (
     StepCall,
     WasCancelled,
     enter,
-    enter_step,
     here,
     run_in_step,
 )
@@ -119,7 +118,7 @@ class Outside:
 
 def actor(file: File, scope: Scope | None) -> Actor:
     """The scope in the body of a workflow, else `Outside`."""
-    return Outside(file) if scope is None or scope.step is not None else scope
+    return Outside(file) if scope is None or isinstance(scope, StepCall) else scope
 
 
 class Command(Protocol):
@@ -366,7 +365,7 @@ class Call:
         """What the body returned; a coroutine runs on the engine's loop meanwhile."""
         if self.spec.is_async:
             return run_on_loop(self.scope, self.step, self._await_step)
-        return run_in_step(self.scope, self.step, self.fn)
+        return run_in_step(self.step, self.fn)
 
     def perform_async(self, actor: Actor) -> Awaitable[Any]:
         """As `perform`; a plain function runs on a thread meanwhile."""
@@ -374,7 +373,7 @@ class Call:
             return self._await_step()
         host, name = self.scope.host, f"durable {self.scope.run.id} step {self.step.place}"
         return self.scope.on_loop().run_beside(
-            partial(host.spawn, name), partial(run_in_step, self.scope, self.step, self.fn)
+            partial(host.spawn, name), partial(run_in_step, self.step, self.fn)
         )
 
     def _await_step(self) -> Coroutine[Any, Any, Any]:
@@ -389,7 +388,7 @@ async def await_step(scope: Scope, spec: StepSpec, step: StepCall, fn: Callable[
     asked = task.cancelling()
     before = here()
     try:
-        enter_step(scope, step)
+        enter(step)
         value = fn()
         if not isinstance(value, CoroutineType):  # something else was put in its place
             return value
@@ -578,7 +577,7 @@ def perform(
 
     A call that is recorded at several `places` has as many numbers.
     """
-    if scope is None or scope.step is not None:
+    if scope is None or isinstance(scope, StepCall):
         return drive_async(call(scope), Outside(file))
     return perform_in(scope.take(places), call)
 

@@ -8,7 +8,7 @@ from durable.checks import check_optional_text
 from durable.clock import optional_seconds
 from durable.errors import SerializationError, WaitTimeout
 from durable.runtime.checkpoint import Subject, awaited, effect, settle
-from durable.runtime.context import Scope
+from durable.runtime.context import Scope, StepCall
 from durable.runtime.file import File
 from durable.runtime.flows import Flow, Write
 from durable.store import messages, workflows
@@ -52,7 +52,7 @@ def send(
         )
 
     name = _name("send", topic)
-    if scope is None or scope.step is not None:
+    if scope is None or isinstance(scope, StepCall):
         yield Write(name, add)
     else:
         outcome = yield from effect(scope, name, lambda tx, place: add(tx))

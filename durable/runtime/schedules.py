@@ -16,7 +16,7 @@ from durable.clock import as_datetime, optional_datetime
 from durable.cron import moments, next_after, parse_cron
 from durable.errors import InvalidArgument, NotAllowedHere, WorkflowConflict
 from durable.records import Schedule
-from durable.runtime.context import find_scope
+from durable.runtime.context import StepCall, find_scope
 from durable.runtime.file import File
 from durable.store import schedules, workflows
 from durable.store.schedules import State
@@ -132,7 +132,7 @@ def backfill(file: File, name: str, start: float, end: float) -> list[str]:
 
 def _refuse_in_body(name: str) -> None:
     scope = find_scope(name)
-    if scope is not None and scope.step is None:
+    if scope is not None and not isinstance(scope, StepCall):
         raise NotAllowedHere(
             f"{name}() acts on a schedule at once, and workflow {scope.run.id!r} would do it again "
             "on every replay: call it in a step"

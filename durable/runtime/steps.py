@@ -16,7 +16,6 @@ from durable.runtime.context import (
     StepCall,
     current_host,
     enter,
-    enter_step,
     find_scope,
     run_in_step,
 )
@@ -64,7 +63,7 @@ def call(scope: Scope, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, 
         attempt = record.attempt + 1
         yield Pause(record.until_at or 0.0)
     body = _body(spec, scope, args, kwargs)
-    step = StepCall(*place, spec.name, attempt, host.clock.now())
+    step = StepCall(scope, place.number, spec.name, attempt, host.clock.now())
     text, error = yield from _try_once(scope, spec, step, body)
     if error is None:
         return host.codec.decode(text)
@@ -78,15 +77,15 @@ def call_here(spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     costs half as much.
     """
     scope = find_scope(spec.title)
-    if scope is None or scope.step is not None:
+    if scope is None or isinstance(scope, StepCall):
         return call_plainly(scope, spec, args, kwargs)
     host = scope.host
     if scope.run.records or spec.transaction or spec.is_async or host.hooks.around_steps:
         return drive(call(scope, spec, args, kwargs), scope)
-    step = StepCall(scope.lane, scope.begin_call(spec.name), spec.name, 1, host.clock.now())
+    step = StepCall(scope, scope.begin_call(spec.name), spec.name, 1, host.clock.now())
     failed = None
     try:
-        enter_step(scope, step)
+        enter(step)
         try:
             value = spec.fn(*args, **kwargs)
         finally:
@@ -117,7 +116,7 @@ async def call_in_task(
     try:
         if run.records or not spec.is_async or host.hooks.around_steps:
             return await drive_async(call(scope, spec, args, kwargs), scope)
-        step = StepCall(scope.lane, scope.begin_call(spec.name), spec.name, 1, host.clock.now())
+        step = StepCall(scope, scope.begin_call(spec.name), spec.name, 1, host.clock.now())
         body = partial(spec.fn, *args, **kwargs)
         failed = None
         try:
@@ -149,7 +148,7 @@ def _after_failure(
         until = host.clock.now() + wait
         yield from _postpone(scope, step, until, error)
         yield Pause(until)
-        step = StepCall(*step.place, spec.name, step.attempt + 1, host.clock.now())
+        step = StepCall(scope, step.number, spec.name, step.attempt + 1, host.clock.now())
         text, next_error = yield from _try_once(scope, spec, step, body)
         if next_error is None:
             return host.codec.decode(text)
@@ -220,7 +219,7 @@ def _try_transaction(
 
     def write(tx: Tx) -> str:
         workflows.guard(tx, *scope.run.key)
-        value = run_in_step(scope, step, partial(_run_transaction, tx, spec, body))
+        value = run_in_step(step, partial(_run_transaction, tx, spec, body))
         now = scope.host.clock.now()
         try:
             text = _text_of(scope, spec, step, value, now)
@@ -237,9 +236,7 @@ def _try_transaction(
     return text, None
 
 
-def _record(
-    scope: Scope, step: StepCall, kind: str, text: str | None, now: float
-) -> Write[None]:
+def _record(scope: Scope, step: StepCall, kind: str, text: str | None, now: float) -> Write[None]:
     """The command that records how the step ended."""
     record, alone = _recorder(scope.run, step, kind, text, now)
     return Write(f"step {step.name}", record, None, alone)

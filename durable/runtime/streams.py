@@ -9,7 +9,7 @@ from durable.clock import optional_seconds
 from durable.errors import NotAllowedHere, WaitTimeout
 from durable.records import StreamValue
 from durable.runtime.checkpoint import Subject, awaited, effect, settle, wait_for
-from durable.runtime.context import Scope
+from durable.runtime.context import Scope, StepCall
 from durable.runtime.file import File
 from durable.runtime.flows import Flow, Read, Write
 from durable.runtime.messages import encode_for
@@ -36,8 +36,8 @@ def close(scope: Scope, key: str) -> Flow[None]:
 
 
 def _append(scope: Scope, name: str, key: str, text: str | None) -> Flow[None]:
-    run, step, clock = scope.run, scope.step, scope.host.clock
-    if step is None:
+    run, clock = scope.run, scope.host.clock
+    if not isinstance(scope, StepCall):
 
         def work(tx: Tx, place: Place) -> None:
             by = Try(place, run.epoch, 1)
@@ -45,14 +45,14 @@ def _append(scope: Scope, name: str, key: str, text: str | None) -> Flow[None]:
 
         settle((yield from effect(scope, name, work)), scope.host.codec)
         return
-    by = Try(step.place, run.epoch, step.attempt)
+    by = Try(scope.place, run.epoch, scope.attempt)
 
     def append(tx: Tx) -> None:
         workflows.guard(tx, *run.key)
         streams.append(tx, run.seq, key, text, by=by, visible=False, now=clock.now())
 
     yield Write(name, append)
-    step.wrote_streams = True
+    scope.wrote_streams = True
 
 
 # ---------------------------------------------------------------------- reading
@@ -72,7 +72,7 @@ class Reader:
         self._key = check_text(key, "the key of a stream", empty=True)
         self._position = check_count(start, "the start of a stream", least=0)
         self._seconds = optional_seconds(timeout, "the timeout of a stream")
-        self.in_body = scope is not None and scope.step is None
+        self.in_body = scope is not None and not isinstance(scope, StepCall)
         self._seq: int | None = None
 
     def turn(self, scope: Scope | None) -> Turn:

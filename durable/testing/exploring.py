@@ -22,7 +22,7 @@ from typing import Any
 
 from durable.codec import decode_error
 from durable.errors import EngineClosed, InvalidArgument, NotAllowedHere
-from durable.runtime.context import find_scope
+from durable.runtime.context import StepCall, find_scope
 from durable.runtime.runs import Stopped
 from durable.store import steps
 from durable.store.tx import Tx
@@ -256,7 +256,7 @@ class _Life:
         """End what the calling thread does; the body of a step must not catch it and go on."""
         with suppress(NotAllowedHere):  # a thread that the engine made for a workflow's body
             scope = find_scope("a crash")
-            if scope is not None and scope.step is not None:
+            if isinstance(scope, StepCall):
                 scope.run.stop()
                 raise Stopped(scope.run.id)
         raise EngineClosed("the process died here")
@@ -340,7 +340,7 @@ def _new_ids() -> Callable[[], str]:
 
     def new_id() -> str:
         scope = find_scope("a new id")
-        if scope is None or scope.step is not None:
+        if scope is None or isinstance(scope, StepCall):
             return count()
         return f"{scope.run.id}.{steps.Place(scope.lane, scope.number + 1)}"
 

@@ -145,10 +145,12 @@ def test_a_disk_that_fails_even_to_undo_it_is_no_error_of_its_own(path: str) -> 
             return super().execute(sql, *values)
 
     Bench(path).database.close()
-    with closing(sqlite3.connect(path, isolation_level=None, factory=Failing)) as writer:
-        with closing(wal.Log(path, writer)) as log:
-            log.lay_out()
-            assert log.is_whole
+    with (
+        closing(sqlite3.connect(path, isolation_level=None, factory=Failing)) as writer,
+        closing(wal.Log(path, writer)) as log,
+    ):
+        log.lay_out()
+        assert log.is_whole
 
 
 def test_another_process_with_the_lock_has_it_given_up(bench: Bench) -> None:
