@@ -364,7 +364,7 @@ def call_async_step(
         return _await_plainly(scope, spec, args, kwargs)
     if not scope.run.spec.is_async:
         refuse_plain_body(scope, spec.title, "durable.run_step(…), or its submit(…)")
-    return steps.call_in_task(spec, args, kwargs, scope.take())
+    return steps.call_in_task(spec, args, kwargs, scope, scope.take_number(spec.name))
 
 
 async def _await_plainly(

@@ -352,8 +352,8 @@ def _run_around_step(step: StepSpec, args: Any, kwargs: Any) -> Any:
     """The body of a workflow that is nothing but a step; a coroutine if the step is one."""
     if not step.is_async:
         return steps.call_here(step, args, kwargs)
-    scope = body_scope(step.title, blocks=False).take()
-    return steps.call_in_task(step, args, kwargs, scope)
+    scope = body_scope(step.title, blocks=False)
+    return steps.call_in_task(step, args, kwargs, scope, scope.take_number(step.name))
 
 
 def _encode(host: Host, run: Run, value: object) -> Outcome:

@@ -353,10 +353,9 @@ class Pause:
 class Call:
     """Run the body of a step."""
 
-    __slots__ = ("fn", "scope", "spec", "step")
+    __slots__ = ("fn", "spec", "step")
 
-    def __init__(self, scope: Scope, spec: StepSpec, step: StepCall, fn: Callable[[], Any]) -> None:
-        self.scope = scope
+    def __init__(self, spec: StepSpec, step: StepCall, fn: Callable[[], Any]) -> None:
         self.spec = spec
         self.step = step
         self.fn = fn
@@ -364,25 +363,26 @@ class Call:
     def perform(self, actor: Actor) -> Any:
         """What the body returned; a coroutine runs on the engine's loop meanwhile."""
         if self.spec.is_async:
-            return run_on_loop(self.scope, self.step, self._await_step)
+            return run_on_loop(self.step, self._await_step)
         return run_in_step(self.step, self.fn)
 
     def perform_async(self, actor: Actor) -> Awaitable[Any]:
         """As `perform`; a plain function runs on a thread meanwhile."""
         if self.spec.is_async:
             return self._await_step()
-        host, name = self.scope.host, f"durable {self.scope.run.id} step {self.step.place}"
-        return self.scope.on_loop().run_beside(
-            partial(host.spawn, name), partial(run_in_step, self.step, self.fn)
+        step = self.step
+        host, name = step.host, f"durable {step.run.id} step {step.place}"
+        return step.on_loop().run_beside(
+            partial(host.spawn, name), partial(run_in_step, step, self.fn)
         )
 
     def _await_step(self) -> Coroutine[Any, Any, Any]:
-        return await_step(self.scope, self.spec, self.step, self.fn)
+        return await_step(self.spec, self.step, self.fn)
 
 
-async def await_step(scope: Scope, spec: StepSpec, step: StepCall, fn: Callable[[], Any]) -> Any:
+async def await_step(spec: StepSpec, step: StepCall, fn: Callable[[], Any]) -> Any:
     """What the body of the step returns, a coroutine, in time."""
-    on_loop = scope.run.loop  # asyncio would take a system call to find it
+    on_loop = step.run.loop  # asyncio would take a system call to find it
     task = asyncio.current_task(None if on_loop is None else on_loop.loop)
     assert task is not None
     asked = task.cancelling()
@@ -392,7 +392,7 @@ async def await_step(scope: Scope, spec: StepSpec, step: StepCall, fn: Callable[
         value = fn()
         if not isinstance(value, CoroutineType):  # something else was put in its place
             return value
-        unguard, timeout = scope.host.hooks.unguard, spec.timeout
+        unguard, timeout = step.host.hooks.unguard, spec.timeout
         if unguard is not None:
             value = Inside(unguard, value)
         return await (value if timeout is None else _in_time(spec, value, timeout))
@@ -400,7 +400,7 @@ async def await_step(scope: Scope, spec: StepSpec, step: StepCall, fn: Callable[
         if task.cancelling() > asked:
             raise
         raise WorkflowCancelled(
-            scope.run.id,
+            step.run.id,
             f"its step {spec.name!r} awaited something that had been cancelled",
         ) from error
     finally:
@@ -418,9 +418,9 @@ async def _in_time(spec: StepSpec, coroutine: Coroutine[Any, Any, Any], seconds:
         raise WaitTimeout(f"the result of step {spec.name!r}", seconds) from None
 
 
-def run_on_loop(scope: Scope, step: StepCall, coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
+def run_on_loop(step: StepCall, coroutine: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """What a coroutine returns that runs on the engine's loop while the calling thread waits."""
-    host, key = scope.host, f"coroutine/{scope.run.id}/{step.place}"
+    host, key = step.host, f"coroutine/{step.run.id}/{step.place}"
     tasks: list[asyncio.Task[T]] = []
 
     def begin() -> None:
@@ -430,13 +430,13 @@ def run_on_loop(scope: Scope, step: StepCall, coroutine: Callable[[], Coroutine[
     def cancel() -> None:
         tasks[0].cancel()
 
-    with host.waiting.listen(key, scope.run.stop_key) as listener:
+    with host.waiting.listen(key, step.run.stop_key) as listener:
         loop = engine_loop(host)
         loop.post(begin)
         while not (tasks and tasks[0].done()):
-            if scope.run.stopping:
+            if step.run.stopping:
                 loop.post(cancel)
-                raise Stopped(scope.run.id)
+                raise Stopped(step.run.id)
             listener.wait(None)
     return tasks[0].result()
 
@@ -598,7 +598,7 @@ async def await_in(scope: Scope, call: Callable[[Scope], Coroutine[Any, Any, T]]
     try:
         return await call(scope)
     except CUT_SHORT as error:
-        return await end_cut_short(scope, number + 1, error)
+        return await end_cut_short(scope, number + 1, scope.name, error)
 
 
 placed.add(await_in.__code__)
@@ -608,7 +608,7 @@ CUT_SHORT = (WasCancelled, Stopped, asyncio.CancelledError)
 """What ends a call in the body of a coroutine that has no outcome of its own."""
 
 
-async def end_cut_short(scope: Scope, number: int, error: BaseException) -> NoReturn:
+async def end_cut_short(scope: Scope, number: int, name: str, error: BaseException) -> NoReturn:
     """What becomes of the call of that number, as `await_in` says."""
     if isinstance(error, WasCancelled):
         await asyncio.get_running_loop().create_future()
@@ -616,5 +616,5 @@ async def end_cut_short(scope: Scope, number: int, error: BaseException) -> NoRe
         scope.run.interrupted.update(filter(None, [asyncio.current_task()]))
         raise asyncio.CancelledError(*error.args) from None
     if not scope.run.stopping:
-        scope.run.cancelled[Place(scope.lane, number)] = scope.name
+        scope.run.cancelled[Place(scope.lane, number)] = name
     raise error

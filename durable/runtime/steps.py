@@ -34,7 +34,6 @@ from durable.runtime.flows import (
 )
 from durable.runtime.lanes import placed
 from durable.runtime.registry import StepSpec
-from durable.runtime.runs import Run
 from durable.store import steps, streams, workflows
 from durable.store.faults import is_of_the_file
 from durable.store.steps import VALUE
@@ -64,7 +63,7 @@ def call(scope: Scope, spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, 
         yield Pause(record.until_at or 0.0)
     body = _body(spec, scope, args, kwargs)
     step = StepCall(scope, place.number, spec.name, attempt, host.clock.now())
-    text, error = yield from _try_once(scope, spec, step, body)
+    text, error = yield from _try_once(spec, step, body)
     if error is None:
         return host.codec.decode(text)
     return (yield from _after_failure(scope, spec, step, body, error))
@@ -91,13 +90,13 @@ def call_here(spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         finally:
             enter(scope)
         now = host.clock.now()
-        text = _text_of(scope, spec, step, value, now)
+        text = _text_of(spec, step, value, now)
     except Exception as error:
         failed = error
     if failed is not None:
         body = _body(spec, scope, args, kwargs)
         return drive(_after_failure(scope, spec, step, body, failed), scope)
-    record, alone = _recorder(scope.run, step, VALUE, text, now)
+    record, alone = _recorder(step, VALUE, text, now)
     try:
         host.database.write(f"step {spec.name}", record, None, alone)
     except NO_MORE_WRITES as error:
@@ -106,34 +105,37 @@ def call_here(spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 
 async def call_in_task(
-    spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any], scope: Scope
+    spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any], scope: Scope, number: int
 ) -> Any:
-    """What the step returns, recorded at the next place of that scope, in the calling task.
+    """What the step returns, recorded at that number of the scope, in the calling task.
 
     As `await_in` of `call`; without a flow where `call_here` needs none.
     """
-    host, run, number = scope.host, scope.run, scope.number
+    host, run = scope.host, scope.run
     try:
         if run.records or not spec.is_async or host.hooks.around_steps:
-            return await drive_async(call(scope, spec, args, kwargs), scope)
-        step = StepCall(scope, scope.begin_call(spec.name), spec.name, 1, host.clock.now())
+            inner = scope.at(number)
+            return await drive_async(call(inner, spec, args, kwargs), inner)
+        run.check()
+        step = StepCall(scope, number, spec.name, 1, host.clock.now())
         body = partial(spec.fn, *args, **kwargs)
         failed = None
         try:
-            value = await await_step(scope, spec, step, body)
+            value = await await_step(spec, step, body)
             now = host.clock.now()
-            text = _text_of(scope, spec, step, value, now)
+            text = _text_of(spec, step, value, now)
         except Exception as error:
             failed = error
         if failed is not None:
-            return await drive_async(_after_failure(scope, spec, step, body, failed), scope)
-        record = _record(scope, step, VALUE, text, now)
+            inner = scope.at(number)
+            return await drive_async(_after_failure(inner, spec, step, body, failed), inner)
+        record = _record(step, VALUE, text, now)
         await record.perform_async(scope)
         if record.interrupted is not None:
             raise record.interrupted
         return host.codec.decode(text)
     except CUT_SHORT as error:
-        return await end_cut_short(scope, number + 1, error)
+        return await end_cut_short(scope, number, spec.name, error)
 
 
 placed.add(call_in_task.__code__)
@@ -144,17 +146,17 @@ def _after_failure(
 ) -> Flow[Any]:
     """What comes of a step whose try has failed: its next tries, or its error."""
     host = scope.host
-    while (wait := _pause_after(scope, spec, step, error)) is not None:
+    while (wait := _pause_after(spec, step, error)) is not None:
         until = host.clock.now() + wait
-        yield from _postpone(scope, step, until, error)
+        yield from _postpone(step, until, error)
         yield Pause(until)
         step = StepCall(scope, step.number, spec.name, step.attempt + 1, host.clock.now())
-        text, next_error = yield from _try_once(scope, spec, step, body)
+        text, next_error = yield from _try_once(spec, step, body)
         if next_error is None:
             return host.codec.decode(text)
         error = next_error
     failed = error_outcome(error)
-    yield _record(scope, step, *failed, host.clock.now())
+    yield _record(step, *failed, host.clock.now())
     if error_is_exact(failed.text or ""):
         raise carried(error)
     return settle(failed, host.codec)
@@ -197,35 +199,33 @@ def _body(
 # Each gives the recorded text of what the step returned, or else the error that the try ended in.
 
 
-def _try_once(
-    scope: Scope, spec: StepSpec, step: StepCall, body: Body
-) -> Flow[tuple[str, Exception | None]]:
+def _try_once(spec: StepSpec, step: StepCall, body: Body) -> Flow[tuple[str, Exception | None]]:
     if spec.transaction:
-        return (yield from _try_transaction(scope, spec, step, body))
+        return (yield from _try_transaction(spec, step, body))
     try:
-        value = yield Call(scope, spec, step, body)
-        now = scope.host.clock.now()
-        text = _text_of(scope, spec, step, value, now)
+        value = yield Call(spec, step, body)
+        now = step.host.clock.now()
+        text = _text_of(spec, step, value, now)
     except Exception as error:
         return "", error
-    yield _record(scope, step, VALUE, text, now)
+    yield _record(step, VALUE, text, now)
     return text, None
 
 
 def _try_transaction(
-    scope: Scope, spec: StepSpec, step: StepCall, body: Body
+    spec: StepSpec, step: StepCall, body: Body
 ) -> Flow[tuple[str, Exception | None]]:
     """The body and its checkpoint share one commit."""
 
     def write(tx: Tx) -> str:
-        workflows.guard(tx, *scope.run.key)
+        workflows.guard(tx, *step.run.key)
         value = run_in_step(step, partial(_run_transaction, tx, spec, body))
-        now = scope.host.clock.now()
+        now = step.host.clock.now()
         try:
-            text = _text_of(scope, spec, step, value, now)
+            text = _text_of(spec, step, value, now)
         except SerializationError as error:
             raise _BodyFailed(error) from error
-        record, _ = _recorder(scope.run, step, VALUE, text, now)
+        record, _ = _recorder(step, VALUE, text, now)
         record(tx)
         return text
 
@@ -236,19 +236,20 @@ def _try_transaction(
     return text, None
 
 
-def _record(scope: Scope, step: StepCall, kind: str, text: str | None, now: float) -> Write[None]:
+def _record(step: StepCall, kind: str, text: str | None, now: float) -> Write[None]:
     """The command that records how the step ended."""
-    record, alone = _recorder(scope.run, step, kind, text, now)
+    record, alone = _recorder(step, kind, text, now)
     return Write(f"step {step.name}", record, None, alone)
 
 
 def _recorder(
-    run: Run, step: StepCall, kind: str, text: str | None, now: float
+    step: StepCall, kind: str, text: str | None, now: float
 ) -> tuple[Callable[[Tx], None], bool]:
     """What records how the step ended, and whether that is a single statement.
 
     A success also shows what this try wrote to streams.
     """
+    run = step.run
     decided = (
         step.lane,
         step.number,
@@ -273,21 +274,21 @@ def _record_and_publish(decided: steps.Decided, seq: int, by: Try, tx: Tx) -> No
     streams.publish(tx, seq, by)
 
 
-def _pause_after(scope: Scope, spec: StepSpec, step: StepCall, error: Exception) -> float | None:
+def _pause_after(spec: StepSpec, step: StepCall, error: Exception) -> float | None:
     """How long to wait before the next try; None if that was the last one."""
     if spec.retry is None or isinstance(error, SerializationError):
         return None
-    luck = random.Random(f"{scope.run.seed} {step.place} {step.attempt}")
+    luck = random.Random(f"{step.run.seed} {step.place} {step.attempt}")
     return spec.retry.pause_after(step.attempt, error, luck)
 
 
-def _postpone(scope: Scope, step: StepCall, until: float, error: Exception) -> Flow[None]:
+def _postpone(step: StepCall, until: float, error: Exception) -> Flow[None]:
     text = encode_error(error)
 
     def write(tx: Tx) -> None:
         steps.postpone(
             tx,
-            scope.run.key,
+            step.run.key,
             step.place,
             step.name,
             until_at=until,
@@ -295,8 +296,8 @@ def _postpone(scope: Scope, step: StepCall, until: float, error: Exception) -> F
             attempt=step.attempt,
             error=text,
         )
-        if not scope.run.beside:  # else, others of the run may have something to do
-            workflows.set_waiting(tx, *scope.run.key, waits_for=None, wake_at=until)
+        if not step.run.beside:  # else, others of the run may have something to do
+            workflows.set_waiting(tx, *step.run.key, waits_for=None, wake_at=until)
 
     yield Write(f"retry {step.name}", write)
 
@@ -304,14 +305,14 @@ def _postpone(scope: Scope, step: StepCall, until: float, error: Exception) -> F
 # ---------------------------------------------------------------------- the body
 
 
-def _text_of(scope: Scope, spec: StepSpec, step: StepCall, value: object, now: float) -> str:
+def _text_of(spec: StepSpec, step: StepCall, value: object, now: float) -> str:
     """What is recorded of the value that the body returned in time."""
     if spec.timeout is not None:
         _check_time(spec, now - step.started_at)
     try:
-        return scope.host.codec.encode(value)
+        return step.host.codec.encode(value)
     except SerializationError as error:
-        what = f"the result of step {step.name!r} (number {step.place}) of {scope.run.id!r}"
+        what = f"the result of step {step.name!r} (number {step.place}) of {step.run.id!r}"
         raise SerializationError(error.path, error.reason, what) from error
 
 
