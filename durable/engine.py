@@ -34,7 +34,7 @@ from durable.runtime.scheduler import Scheduler
 from durable.runtime.timers import Timers
 from durable.runtime.waiting import Waiting
 from durable.runtime.watcher import Watcher
-from durable.store import workflows
+from durable.store import steps, workflows
 from durable.store.connections import MEMORY, check_file
 from durable.store.database import Database
 from durable.store.lock import FileLock
@@ -162,6 +162,7 @@ class Engine(Client):
             synchronous=self._synchronous,
             create=True,
             on_commit=lambda keys: host.notified(keys),
+            in_bulk=steps.IN_BULK,
         )
         database.observer = self._hooks.observer
         host = Host(

@@ -20,6 +20,7 @@ import pytest
 import durable
 from durable import Engine, Queue, aio, step, transaction, workflow
 from durable.runtime import recovery
+from tests.store.recording import steps_at_once
 from tests.support import PATIENCE, Gate, durable_threads, dying, until
 
 
@@ -113,6 +114,15 @@ def test_a_lone_async_step_is_one_statement(engine: Engine) -> None:
 
     wf.start().result(PATIENCE)
     assert [(each.statements, each.commits) for each in seen] == [(["INSERT"], 1)]
+
+
+def test_steps_that_wait_for_the_same_commit_share_statements(engine: Engine) -> None:
+    """A hundred are recorded by 64, by 8 and one by one; the hold-up is in the same commit."""
+    with costs_of(engine) as costs:
+        assert steps_at_once(engine, 100) == 9900
+        engine._open_engine().database.settle()
+        ran = " ".join(costs.statements)
+    assert "BEGIN " + "INSERT " * (1 + 4 + 4) + "COMMIT" in ran
 
 
 def test_a_transaction_shares_its_commit_with_its_checkpoint(engine: Engine) -> None:

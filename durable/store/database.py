@@ -15,6 +15,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol, Self, TypeVar, cast
 
 from durable.clock import Clock
@@ -38,7 +39,7 @@ from durable.store.requests import (
     Writer,
     wake_in_turn,
 )
-from durable.store.tx import Tx
+from durable.store.tx import Bulk, Tx
 from durable.store.wal import Log
 
 T = TypeVar("T")
@@ -66,7 +67,8 @@ class Database:
     """The file at `path` (or ``:memory:``), from `open` to `close`.
 
     `on_commit` is called after each commit with the keys that it touched. With `signals`, they are
-    also left in the file for the engine in another process. Every error is a `DurableError`.
+    also left in the file for the engine in another process. What is `in_bulk` is written together
+    where many wait for a commit. Every error is a `DurableError`.
     """
 
     def __init__(
@@ -78,12 +80,14 @@ class Database:
         create: bool,
         on_commit: Callable[[Sequence[str]], None],
         signals: bool = False,
+        in_bulk: Bulk | None = None,
     ) -> None:
         self.path = path
         self._clock = clock
         self._synchronous = synchronous
         self._on_commit = on_commit
         self._signals = signals
+        self._in_bulk = in_bulk
         self._pid = os.getpid()
         self._inherited = False
         self._mutex = threading.Lock()
@@ -493,7 +497,7 @@ class Database:
             self._run_together(more)
 
     def _run_together(self, batch: list[Request[Any]]) -> None:
-        for request in batch:
+        for request in self._run_in_bulk(batch):
             try:
                 request.run(self._tx)
             except Exception:
@@ -502,6 +506,24 @@ class Database:
                 if is_ctrl_c(error):
                     raise  # of this thread, whose request it may be
                 raise NotTogether from error
+
+    def _run_in_bulk(self, batch: list[Request[Any]]) -> list[Request[Any]]:
+        """Run those that write a row each, all at once; the others, which are left.
+
+        Statement by statement, a thread of an event loop that computes would get in between each.
+        """
+        if self._in_bulk is None:
+            return batch
+        rows, others = [], []
+        for request in batch:
+            fn = request.fn
+            if isinstance(fn, partial) and fn.func is self._in_bulk.one:
+                request.error = None
+                rows.append(fn.args[0])
+            else:
+                others.append(request)
+        self._in_bulk.many(rows, self._tx)
+        return others
 
     def _run_under_savepoint(self, request: Request[Any]) -> None:
         tx = self._tx

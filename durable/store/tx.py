@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from durable.errors import NotAllowedHere
+
+
+class Bulk(NamedTuple):
+    """A function that writes one row, called as `partial(one, row)`, and one that writes many."""
+
+    one: Callable[[Any, Tx], None]
+    many: Callable[[Sequence[Any], Tx], None]
 
 
 class Tx:

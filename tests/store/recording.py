@@ -30,6 +30,7 @@ from durable import (
 )
 from durable.runtime.queues import Queues
 from durable.store import database, tx
+from durable.store.tx import Tx
 from durable.testing import VirtualClock
 from tests.support import PATIENCE, Gate, dying, until
 
@@ -178,6 +179,39 @@ async def gives_up() -> None:
         async with asyncio.timeout(0.01):
             await aio.recv("nothing")
     await aio.set_event("gave up", True)
+
+
+@step
+async def double_async(n: int) -> int:
+    return 2 * n
+
+
+_begin: list[asyncio.Event] = []
+
+
+@workflow
+async def at_once(count: int) -> int:
+    """So many steps, when `steps_at_once` lets them begin."""
+    await _begin[-1].wait()
+    return sum(await asyncio.gather(*(double_async(n) for n in range(count))))
+
+
+def steps_at_once(engine: Engine, count: int) -> int:
+    """What `at_once` returns, whose steps have all waited for one commit."""
+    assert engine._host is not None
+    host, database = engine._host, engine._host.database
+    _begin.append(asyncio.Event())
+    handle = engine.start(at_once, count)
+    assert host.loop is not None
+    on_loop = host.loop
+
+    def write(tx: Tx) -> None:
+        on_loop.post(_begin[-1].set)
+        until(lambda: len(database._queue) > count)
+
+    database.write("before", write)
+    total: int = handle.result(PATIENCE)
+    return total
 
 
 @workflow
@@ -336,6 +370,7 @@ def rich_session(path: str) -> None:
         assert list(client.handle(streaming.id).stream("s", live=True))
         streaming.fork(step=4).result(PATIENCE)
         engine.run(gives_up)
+        assert steps_at_once(engine, 100) == 9900
         failed = engine.start(fails)
         with pytest.raises(ValueError, match="no"):
             failed.result(PATIENCE)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from durable.clock import Bell, SystemClock
 from durable.store import signals
 from durable.store.database import Database
 from durable.store.requests import Request, wake_in_turn
-from durable.store.tx import Tx
+from durable.store.tx import Bulk, Tx
 from tests.processes.programs import Program
 from tests.store.interrupts import Interruption
 from tests.store.recording import Recorder
@@ -184,6 +186,56 @@ def bench(path: str) -> Iterator[Bench]:
 
 
 # ---------------------------------------------------------------------- group commit
+
+
+def insert_row(value: object, tx: Tx) -> None:
+    if value == "bad":
+        raise WorkflowNotFound("x")
+    insert(tx, value)
+
+
+def insert_rows(values: Sequence[object], tx: Tx) -> None:
+    for value in values:
+        insert_row(value, tx)
+    tx.touch(f"bulk/{len(values)}")
+
+
+@pytest.fixture
+def bulk_bench(path: str) -> Iterator[Bench]:
+    bench = Bench(path, in_bulk=Bulk(insert_row, insert_rows))
+    yield bench
+    bench.database.close()
+
+
+def add_row(bench: Bench, value: object) -> Callable[[], None]:
+    return lambda: bench.database.write("row", partial(insert_row, value), None, True)
+
+
+def test_rows_that_wait_for_a_commit_are_written_at_once(bulk_bench: Bench) -> None:
+    """In one call for all of them; others that wait with them are written, too."""
+    others = [lambda: bulk_bench.add("other"), lambda: bulk_bench.add("another")]
+    bulk_bench.behind_a_commit(*[add_row(bulk_bench, n) for n in range(5)], *others)
+
+    assert sorted(map(str, bulk_bench.rows())) == ["0", "1", "2", "3", "4", "another", "other"]
+    assert [key for key in bulk_bench.told if key.startswith("bulk")] == ["bulk/5"]
+    assert bulk_bench.commits() == 2  # the one that held them up, and theirs
+
+
+def test_a_row_that_is_refused_is_its_callers_own_error(bulk_bench: Bench) -> None:
+    """The other rows of the batch, which were undone with it, are written all the same."""
+    callers = bulk_bench.behind_a_commit(*[add_row(bulk_bench, x) for x in ("a", "bad", "b")])
+
+    assert [type(caller.error) for caller in callers] == [NoneType, WorkflowNotFound, NoneType]
+    assert bulk_bench.rows() == ["a", "b"]
+    assert sorted(bulk_bench.told) == ["key/a", "key/b"]
+
+
+def test_a_row_that_is_alone_is_written_alone(bulk_bench: Bench) -> None:
+    """By the function for one row, in a statement that is a transaction itself."""
+    add_row(bulk_bench, "a")()
+
+    assert (bulk_bench.rows(), bulk_bench.told) == (["a"], ["key/a"])
+    assert [sql.split()[0] for sql in bulk_bench.ran] == ["INSERT"]
 
 
 def test_callers_that_come_while_a_commit_is_held_up_share_the_next_one(bench: Bench) -> None:

@@ -283,7 +283,7 @@ ALLOWED = {
     "migrations._refuse_strangers": "counts the tables of a file that is not known yet",
 }
 # What EXPLAIN calls a scan and is none of a table: lists given as JSON, and recursive queries.
-NO_TABLE = re.compile(r"SCAN (json_each\b|CONSTANT ROW\b|family\b|\(subquery)")
+NO_TABLE = re.compile(r"SCAN (json_each\b|(\d+ )?CONSTANT ROWS?\b|family\b|\(subquery)")
 
 
 def plan(connection: sqlite3.Connection, statement: Statement) -> list[str]:
