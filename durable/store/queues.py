@@ -8,9 +8,12 @@ from typing import Any, Final, NamedTuple
 from durable.errors import InvalidArgument, QueueNotFound
 from durable.store.tx import Tx
 from durable.store.workflows import (
+    STATE,
     NewWorkflow,
     Queued,
     State,
+    columns,
+    insert_row,
     queue_key,
     refuse_duplicate,
     state_of,
@@ -248,39 +251,18 @@ def _insert(
     One that starts with that has the epoch of one that was started once.
     """
     status = "DELAYED" if queued.delay else "ENQUEUED" if holder is None else "PENDING"
-    cursor = tx.execute(
-        """
-        INSERT INTO durable_workflow
-               (id, name, status, input, epoch, holder, created_at, started_at, timeout,
-                deadline_at, parent_id, seed, version, tags,
-                queue, priority, dedup, partition, delay_until, debounce)
-        VALUES (:id, :name, :status, :input, :epoch, :holder, :now, :started_at, :timeout,
-                :started_at + :timeout, :parent_id, :id, :version, :tags,
-                :queue, :priority, :dedup, :partition, :now + :delay, :debounce)
-            ON CONFLICT (id) DO NOTHING
-        """,
-        {
-            "id": new.id,
-            "name": new.name,
-            "status": status,
-            "input": new.input,
-            "epoch": 1 if holder is None else STARTED_ONCE,
-            "holder": holder,
-            "now": now,
-            "started_at": None if holder is None else now,
-            "timeout": new.timeout,
-            "parent_id": new.parent_id,
-            "version": new.version,
-            "tags": json.dumps(new.tags) if new.tags else "[]",
-            "queue": queued.queue,
-            "priority": queued.priority,
-            "dedup": queued.dedup,
-            "partition": queued.partition,
-            "delay": queued.delay,
-            "debounce": debounce,
-        },
-    )
-    return cursor.lastrowid if cursor.rowcount else None
+    row = columns(new, now, None if holder is None else now) | {
+        "status": status,
+        "epoch": 1 if holder is None else STARTED_ONCE,
+        "holder": holder,
+        "queue": queued.queue,
+        "priority": queued.priority,
+        "dedup": queued.dedup,
+        "partition": queued.partition,
+        "delay_until": None if queued.delay is None else now + queued.delay,
+        "debounce": debounce,
+    }
+    return insert_row(tx, row)
 
 
 # ---------------------------------------------------------------------- delays
@@ -438,7 +420,7 @@ def start(tx: Tx, seq: int, *, holder: int, version: str | None, now: float) -> 
         """,
         {"seq": seq, "holder": holder, "version": version, "now": now},
     )
-    row = tx.row("SELECT * FROM durable_workflow WHERE seq = :seq", {"seq": seq})
+    row = tx.row(f"SELECT {STATE} FROM durable_workflow WHERE seq = :seq", {"seq": seq})
     if row is None or cursor.rowcount != 1:
         raise LookupError(f"run {seq} waits in the index of its queue, and not in its row")
     return state_of(row)
@@ -452,8 +434,8 @@ def has_records(state: State) -> bool:
 def held(tx: Tx, queue: str, holder: int) -> list[State]:
     """The runs of the queue that are in the hands of `holder`."""
     rows = tx.rows(
-        """
-        SELECT *
+        f"""
+        SELECT {STATE}
           FROM durable_workflow
          WHERE queue = :queue AND status = 'PENDING' AND holder = :holder
            AND (holder IS NOT NULL OR reason IS NULL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from operator import itemgetter
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from durable.codec import decode_error
@@ -68,6 +68,10 @@ class State(NamedTuple):
     dedup: str | None
 
 
+STATE = ", ".join(State._fields)
+"""The columns of a `State`; those of a row that `state_of` is given begin with them."""
+
+
 class Present(NamedTuple):
     """What may change of an unfinished run; all else is as it was as long as the epoch is."""
 
@@ -116,31 +120,44 @@ def queue_key(queue: str) -> str:
 
 def insert(tx: Tx, new: NewWorkflow, *, holder: int | None, now: float) -> int | None:
     """The number of the new run; None if the id exists already, and nothing was written."""
-    # By position, here and where a run ends: sqlite3 takes its time to look up names.
-    cursor = tx.execute(
-        """
-        INSERT INTO durable_workflow
-               (id, name, status, input, holder, created_at, started_at,
-                timeout, deadline_at, parent_id, seed, version, tags)
-        VALUES (?, ?, 'PENDING', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-            ON CONFLICT (id) DO NOTHING
-        """,
-        (
-            new.id,
-            new.name,
-            new.input,
-            holder,
-            now,
-            now,
-            new.timeout,
-            None if new.timeout is None else now + new.timeout,
-            new.parent_id,
-            new.id,
-            new.version,
-            json.dumps(new.tags) if new.tags else "[]",
-        ),
-    )
+    return insert_row(tx, columns(new, now, now) | {"status": "PENDING", "holder": holder})
+
+
+def columns(new: NewWorkflow, created_at: float, started_at: float | None) -> dict[str, Any]:
+    """What the table keeps of a new run, whether it starts with that or waits."""
+    deadline_at = None
+    if started_at is not None and new.timeout is not None:
+        deadline_at = started_at + new.timeout
+    return {
+        "id": new.id,
+        "name": new.name,
+        "input": new.input,
+        "created_at": created_at,
+        "started_at": started_at,
+        "timeout": new.timeout,
+        "deadline_at": deadline_at,
+        "parent_id": new.parent_id,
+        "seed": new.id,
+        "version": new.version,
+        "tags": json.dumps(new.tags) if new.tags else "[]",
+    }
+
+
+def insert_row(tx: Tx, row: dict[str, Any]) -> int | None:
+    """As `insert`, given the columns."""
+    given = {name: value for name, value in row.items() if value is not None}
+    cursor = tx.execute(_inserting(tuple(given)), tuple(given.values()))
     return cursor.lastrowid if cursor.rowcount else None
+
+
+@lru_cache(maxsize=100)
+def _inserting(columns: tuple[str, ...]) -> str:
+    """The statement that inserts them. A None takes sqlite3 as long to bind as five texts."""
+    return f"""
+        INSERT INTO durable_workflow ({", ".join(columns)})
+        VALUES ({", ".join("?" * len(columns))})
+            ON CONFLICT (id) DO NOTHING
+        """
 
 
 # ---------------------------------------------------------------------- looking
@@ -148,7 +165,7 @@ def insert(tx: Tx, new: NewWorkflow, *, holder: int | None, now: float) -> int |
 
 def find(tx: Tx, workflow_id: str) -> State:
     """The run with that id; WorkflowNotFound if there is none."""
-    row = tx.row("SELECT * FROM durable_workflow WHERE id = :id", {"id": workflow_id})
+    row = tx.row(f"SELECT {STATE} FROM durable_workflow WHERE id = :id", {"id": workflow_id})
     if row is None:
         raise WorkflowNotFound(workflow_id)
     return state_of(row)
@@ -156,7 +173,10 @@ def find(tx: Tx, workflow_id: str) -> State:
 
 def find_with_ending(tx: Tx, workflow_id: str) -> tuple[State, Ending | None]:
     """The run with that id, and how it ended if it has; WorkflowNotFound if there is none."""
-    row = tx.row("SELECT * FROM durable_workflow WHERE id = :id", {"id": workflow_id})
+    row = tx.row(
+        f"SELECT {STATE}, result, error, finished_at FROM durable_workflow WHERE id = :id",
+        {"id": workflow_id},
+    )
     if row is None:
         raise WorkflowNotFound(workflow_id)
     return state_of(row), _ending_of(row) if row["finished_at"] is not None else None
@@ -165,8 +185,8 @@ def find_with_ending(tx: Tx, workflow_id: str) -> tuple[State, Ending | None]:
 def unfinished(tx: Tx, *, after: int, limit: int) -> list[State]:
     """The runs to be recovered, in the order of their creation, from `after` on."""
     rows = tx.rows(
-        """
-        SELECT *
+        f"""
+        SELECT {STATE}
           FROM durable_workflow
          WHERE status = 'PENDING' AND seq > :after
          ORDER BY seq
@@ -199,7 +219,8 @@ def last(tx: Tx) -> int:
 
 def everything(tx: Tx) -> list[State]:
     """All runs of the file, in the order of their creation."""
-    return [state_of(row) for row in tx.rows("SELECT * FROM durable_workflow ORDER BY seq", {})]
+    rows = tx.rows(f"SELECT {STATE} FROM durable_workflow ORDER BY seq", {})
+    return [state_of(row) for row in rows]
 
 
 def ending(tx: Tx, seq: int) -> Ending | None:
@@ -357,14 +378,17 @@ def finish(
 ) -> bool:
     """Record the outcome, and say whether it counts: a run ends once, and only the present one."""
     tx.touch(key(seq))
+    status, column, text = "SUCCESS", "result", result
+    if error is not None:
+        status, column, text = "ERROR", "error", error
     cursor = tx.execute(
-        """
+        f"""
         UPDATE durable_workflow
-           SET status = ?, result = ?, error = ?, finished_at = ?,
+           SET status = ?, {column} = ?, finished_at = ?,
                holder = NULL, waits_for = NULL, wake_at = NULL, reason = NULL
          WHERE seq = ? AND epoch = ? AND status = 'PENDING'
         """,
-        ("SUCCESS" if error is None else "ERROR", result, error, now, seq, epoch),
+        (status, text, now, seq, epoch),
     )
     return cursor.rowcount == 1
 
@@ -372,15 +396,15 @@ def finish(
 def family(tx: Tx, workflow_id: str) -> list[State]:
     """The run with that id and all that descend from it, parents first."""
     rows = tx.rows(
-        """
+        f"""
         WITH RECURSIVE family (id, depth) AS (
             SELECT :id, 0
              UNION
             SELECT child.id, family.depth + 1
               FROM family JOIN durable_workflow AS child ON child.parent_id = family.id
         )
-        SELECT durable_workflow.*
-          FROM family CROSS JOIN durable_workflow ON durable_workflow.id = family.id
+        SELECT {STATE}
+          FROM family CROSS JOIN durable_workflow USING (id)
          ORDER BY family.depth, seq
         """,
         {"id": workflow_id},
@@ -545,9 +569,7 @@ def close_session(tx: Tx, session: int, *, now: float) -> None:
     )
 
 
-_after_status = itemgetter(*State._fields[1:])  # as quick as a list of names is not
-
-
 def state_of(row: Any) -> State:
-    """The record of a row of the table; ValueError if its status makes no sense."""
-    return State(Status(row["status"]), *_after_status(row))
+    """The record of a row that begins with `STATE`; ValueError if its status makes no sense."""
+    # By position: to look up a name, sqlite3 compares it with those of all columns before it.
+    return State(Status(row[0]), *row[1 : len(State._fields)])
