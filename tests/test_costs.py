@@ -117,12 +117,12 @@ def test_a_lone_async_step_is_one_statement(engine: Engine) -> None:
 
 
 def test_steps_that_wait_for_the_same_commit_share_statements(engine: Engine) -> None:
-    """A hundred are recorded by 64, by 8 and one by one; the hold-up is in the same commit."""
+    """A hundred are recorded by 64, 32 and 4; the one that held them up is in the same commit."""
     with costs_of(engine) as costs:
         assert steps_at_once(engine, 100) == 9900
         engine._open_engine().database.settle()
         ran = " ".join(costs.statements)
-    assert "BEGIN " + "INSERT " * (1 + 4 + 4) + "COMMIT" in ran
+    assert "BEGIN " + "INSERT " * 3 + "COMMIT" in ran
 
 
 def test_a_transaction_shares_its_commit_with_its_checkpoint(engine: Engine) -> None:
@@ -134,7 +134,7 @@ def test_a_transaction_shares_its_commit_with_its_checkpoint(engine: Engine) -> 
 def test_a_map_is_one_commit_for_each_item_at_most(engine: Engine) -> None:
     """And one for the whole; those that end at the same time share one."""
     costs = cost_in_a_workflow(engine, lambda: durable.map(first_of, range(10)))
-    assert costs.statements.count("INSERT") == 11
+    assert costs.statements.count("INSERT") <= 11
     assert costs.commits <= 11
 
 

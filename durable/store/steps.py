@@ -132,8 +132,8 @@ def _recording(count: int) -> str:
         """
 
 
-# The most at once, first. More than 64 are no faster, and 640 values are few enough for any SQLite.
-_RECORD = {count: _recording(count) for count in (64, 8, 1)}
+# The most at once, first. More than 64 are no faster.
+_RECORD = {count: _recording(count) for count in (64, 32, 16, 8, 4, 2, 1)}
 
 
 def postpone(
