@@ -13,7 +13,7 @@ from durable.clock import Clock, Thread
 T = TypeVar("T")
 
 # So many things are done at once before the loop looks after its other tasks.
-ACTIONS_AT_ONCE = 32
+ACTIONS_AT_ONCE = 64
 
 
 class OnLoop:

@@ -254,6 +254,29 @@ def test_callers_that_come_before_a_commit_share_it(bench: Bench) -> None:
     assert bench.commits() == 1
 
 
+def test_a_few_that_come_late_share_the_next_commit(bench: Bench) -> None:
+    """A transaction that several are in waits for as many again, and not for one."""
+    held_up, leader = bench.hold_up()
+    at_work = Gate()
+    callers = []
+    for action in [
+        *[lambda n=n: bench.add(n) for n in range(3)],
+        lambda: bench.database.write("slow", lambda tx: at_work.pass_through()),
+    ]:
+        callers.append(Caller(action))
+        bench.clock.wait_for_waiters(1)
+    held_up.open()
+    at_work.wait_reached()
+    callers.append(Caller(lambda: bench.add("late")))
+    bench.clock.wait_for_waiters(1)
+    at_work.open()
+    for caller in [leader, *callers]:
+        caller.join()
+
+    assert bench.rows() == [0, 1, 2, "late"]
+    assert bench.commits() == 3  # of the one that was held up, of the four, and of the last
+
+
 def test_a_commit_ends_however_many_come(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that has enough takes in no more: they share the next."""
     monkeypatch.setattr("durable.store.database.MOST_TOGETHER", 1)
