@@ -132,8 +132,17 @@ def test_a_transaction_shares_its_commit_with_its_checkpoint(engine: Engine) -> 
 
 
 def test_a_map_is_one_commit_for_each_item_at_most(engine: Engine) -> None:
-    """And one for the whole; those that end at the same time share one."""
-    costs = cost_in_a_workflow(engine, lambda: durable.map(first_of, range(10)))
+    """And one for the whole; those that end at the same time share one, and a statement."""
+    database, rows = engine._open_engine().database, []
+
+    def action() -> None:
+        before = database.rows_changed
+        durable.map(first_of, range(10))
+        rows.append(database.rows_changed - before)
+
+    costs = cost_in_a_workflow(engine, action)
+    assert rows == [11]
+    assert set(costs.statements) <= {"BEGIN", "INSERT", "COMMIT"}
     assert costs.statements.count("INSERT") <= 11
     assert costs.commits <= 11
 

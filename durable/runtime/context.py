@@ -185,6 +185,7 @@ class StepCall(Scope):
     def __init__(
         self, scope: Scope, number: int, name: str, attempt: int, started_at: float
     ) -> None:
+        # Not by Scope.__init__: each step makes one, and what is called once more takes its time.
         self.host = scope.host
         self.file = scope.file
         self.run = scope.run

@@ -12,7 +12,8 @@ from durable.clock import Clock, Thread
 
 T = TypeVar("T")
 
-# So many things are done at once before the loop looks after its other tasks.
+# So many things are done at once before the loop looks after its other tasks: steps, of which each
+# takes some 30 µs of the loop, keep it for 2 ms.
 ACTIONS_AT_ONCE = 64
 
 

@@ -157,9 +157,7 @@ class Database:
             raise
         if observer is not None:
             observer.after(label)
-        if request.error is not None:
-            raise request.error
-        return request.result  # type: ignore[no-any-return]
+        return request.outcome()
 
     def write_later(
         self,

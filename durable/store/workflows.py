@@ -144,7 +144,10 @@ def columns(new: NewWorkflow, created_at: float, started_at: float | None) -> di
 
 
 def insert_row(tx: Tx, row: dict[str, Any]) -> int | None:
-    """As `insert`, given the columns."""
+    """As `insert`, given the columns; what is None is left out, and so NULL.
+
+    To bind a None takes sqlite3 as long as five texts.
+    """
     given = {name: value for name, value in row.items() if value is not None}
     cursor = tx.execute(_inserting(tuple(given)), tuple(given.values()))
     return cursor.lastrowid if cursor.rowcount else None
@@ -152,7 +155,7 @@ def insert_row(tx: Tx, row: dict[str, Any]) -> int | None:
 
 @lru_cache(maxsize=100)
 def _inserting(columns: tuple[str, ...]) -> str:
-    """The statement that inserts them. A None takes sqlite3 as long to bind as five texts."""
+    """The statement that inserts them."""
     return f"""
         INSERT INTO durable_workflow ({", ".join(columns)})
         VALUES ({", ".join("?" * len(columns))})
