@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from functools import partial
 
 from durable.clock import Thread
@@ -25,9 +24,7 @@ class Watcher:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._mutex = threading.Lock()
-        self._condition = threading.Condition(self._mutex)
-        self._closed = False
+        self._end = host.clock.bell()
         self._watch: Watch | None = None
         self._seen = 0
         self._forgotten = 0
@@ -47,9 +44,7 @@ class Watcher:
 
     def close(self) -> None:
         """End the thread. May be called again where it was interrupted."""
-        with self._mutex:
-            self._closed = True
-            self._condition.notify_all()
+        self._end.ring()
         if self._thread is not None:
             self._thread.join()
         if self._watch is not None:
@@ -85,14 +80,9 @@ class Watcher:
 
     def _pause(self) -> bool:
         """Wait until the next look; False if there is none any more."""
-        clock = self._host.clock
-        now = clock.now()
-        next_at = now + (LOOK_OFTEN_EVERY if now < self._look_often_until else LOOK_EVERY)
-        with self._mutex:
-            return not clock.wait(self._condition, self._is_closed, next_at)
-
-    def _is_closed(self) -> bool:
-        return self._closed
+        now = self._host.clock.now()
+        often = now < self._look_often_until
+        return not self._end.wait(now + (LOOK_OFTEN_EVERY if often else LOOK_EVERY))
 
     def _complain(self, error: DurableError) -> None:
         """Log what is wrong with the file, once as long as it lasts."""
