@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gc
 import sqlite3
+import subprocess
+import sys
 import threading
 import weakref
 from collections import Counter
@@ -481,3 +483,15 @@ def test_an_engine_keeps_nothing_of_finished_workflows(engine: Engine) -> None:
 
     before = objects_after(20)
     assert objects_after(200) - before < 50
+
+
+# ---------------------------------------------------------------------- import
+
+
+def test_no_chain_of_imports_is_long() -> None:
+    """Each link takes 1 KB of the interpreter's stack; past 16 KB, a call may cost a page."""
+    command = [sys.executable, "-X", "importtime", "-c", "import durable"]
+    report = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+    names = [line.rpartition("|")[2][1:] for line in report.splitlines()]
+    assert "durable" in names
+    assert max(len(name) - len(name.lstrip()) for name in names) // 2 <= 12
