@@ -24,7 +24,7 @@ class Watcher:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._end = host.clock.bell()
+        self._bell = host.clock.bell()
         self._watch: Watch | None = None
         self._seen = 0
         self._forgotten = 0
@@ -44,7 +44,7 @@ class Watcher:
 
     def close(self) -> None:
         """End the thread. May be called again where it was interrupted."""
-        self._end.ring()
+        self._bell.ring()
         if self._thread is not None:
             self._thread.join()
         if self._watch is not None:
@@ -82,7 +82,7 @@ class Watcher:
         """Wait until the next look; False if there is none any more."""
         now = self._host.clock.now()
         often = now < self._look_often_until
-        return not self._end.wait(now + (LOOK_OFTEN_EVERY if often else LOOK_EVERY))
+        return not self._bell.wait(now + (LOOK_OFTEN_EVERY if often else LOOK_EVERY))
 
     def _complain(self, error: DurableError) -> None:
         """Log what is wrong with the file, once as long as it lasts."""
