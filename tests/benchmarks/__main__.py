@@ -6,6 +6,7 @@ import argparse
 import fnmatch
 import importlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -106,7 +107,11 @@ def _measure(each: Benchmark, options: argparse.Namespace) -> Iterator[Figure]:
 
 
 def _measure_in_child(each: Benchmark, options: argparse.Namespace) -> list[Figure]:
-    """One benchmark leaves threads, garbage and warm caches behind: the next begins afresh."""
+    """One benchmark leaves threads, garbage and warm caches behind: the next begins afresh.
+
+    It also leaves files to be written or removed; the system does so now, and not in between.
+    """
+    os.sync()
     command = [sys.executable, "-m", "tests.benchmarks", "--here", "--only", each.name]
     command += ["--rounds", str(options.rounds), "--scale", str(options.scale)]
     command += ["--full"] * options.full
