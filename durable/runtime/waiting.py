@@ -63,6 +63,8 @@ class Waiting:
 
     def notify(self, keys: Iterable[str]) -> None:
         """Wake whoever waits for one of the keys."""
+        if not self._waiters:
+            return  # who is about to register looks afterwards
         with self.mutex:
             after = [waiter.wake() for key in keys for waiter in self._waiters.get(key, ())]
         for action in after:

@@ -337,7 +337,6 @@ class Database:
     def _lead(self, leader: Request[Any]) -> None:
         """Commit all that is queued, notify, and hand over to the first that came meanwhile."""
         batch = [leader]
-        self._leading = threading.get_ident()
         try:
             if self._log is not None and self._log.is_full:
                 self._lengthen_log(self._log)
@@ -345,6 +344,7 @@ class Database:
             if not (leader.single and len(self._queue) == 1 and self._commit_single(leader)):
                 with self._mutex:
                     batch = [request for request in self._queue if not request.done]
+                self._leading = threading.get_ident()
                 self._commit(batch)
         finally:
             self._leading = None
@@ -465,7 +465,7 @@ class Database:
             return False
         tx.touched = []
         try:
-            request.run(tx)
+            request.result = request.fn(tx)
             if tx.touched:
                 self._remember_touched()
             request.done = True
