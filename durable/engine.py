@@ -396,7 +396,7 @@ class Engine(Client):
 
     def _shut(self, host: Host) -> None:
         host.stopping = True
-        host.database.impatient = True
+        host.database.hurry()
         registry.unlisten(self._declared)
         context.host_closed(host)
         for run in host.runs.all():

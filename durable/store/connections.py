@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 from durable.errors import EngineClosed, InvalidArgument, NotADurableFile, StorageError
-from durable.store.faults import translate
+from durable.store.faults import is_busy, translate
+
+T = TypeVar("T")
 
 MEMORY: Final = ":memory:"
 
 # SQLite waits this long for a lock before it answers "busy"; then we look whether to go on waiting.
 BUSY_SECONDS = 0.25
+BUSY_TRIES_BEFORE_A_WARNING = 20
 IDLE_READERS = 4
+
+_log = logging.getLogger("durable")
 
 
 def check_file(path: str, *, create: bool) -> None:
@@ -32,6 +39,35 @@ def check_file(path: str, *, create: bool) -> None:
         raise StorageError(path, f"its folder {file.parent} does not exist; make it first")
     if not create and not file.exists():
         raise NotADurableFile(path, "does not exist; an Engine makes it when it opens it")
+
+
+class Patience:
+    """Waits for locks that other processes have on the file at `path`, until that is `ended`."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.ended = False
+
+    def retry(self, connection: sqlite3.Connection, action: Callable[[], T]) -> T:
+        """What `action` returns, tried again and again while a lock keeps it from the file."""
+        tries = 0
+        while True:
+            try:
+                return action()
+            except sqlite3.OperationalError as error:
+                if not is_busy(error):
+                    raise
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            tries += 1
+            if self.ended:
+                raise EngineClosed(f"{self.path} was closed while another process had it locked")
+            if tries == BUSY_TRIES_BEFORE_A_WARNING:
+                _log.warning(
+                    "%s has been locked by another process for %g s; waiting on",
+                    self.path,
+                    tries * BUSY_SECONDS,
+                )
 
 
 class Reader:

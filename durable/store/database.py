@@ -1,56 +1,44 @@
 """One SQLite file behind two doors: `write` and `read`.
 
 One connection writes. Calls of `write` that arrive while a commit is being flushed share the next
-one (group commit): the thread that finds the connection free leads, runs every waiting function,
-commits once and wakes the others. A lone caller leads itself, and pays no thread switch. Callers
-that must not wait, as those on an event loop, use `write_later`: a thread of its own leads for
-them. Those that may go before the end use `write_or_leave`: they lead, or leave it to who does.
-Nothing else in durable commits a transaction.
+one (group commit): the thread that finds the connection free leads, has every waiting function run
+in one transaction (`transactions`), and wakes the others. A lone caller leads itself, and pays no
+thread switch. Callers that must not wait, as those on an event loop, use `write_later`: a thread of
+its own leads for them. Those that may go before the end use `write_or_leave`: they lead, or leave
+it to who does. Nothing else in durable commits a transaction.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Protocol, Self, TypeVar, cast
 
 from durable.clock import Clock
-from durable.errors import (
-    DurableError,
-    EngineClosed,
-    NotAllowedHere,
-    StorageError,
-)
-from durable.interrupts import is_ctrl_c, on_main_thread
+from durable.errors import EngineClosed, NotAllowedHere, StorageError
+from durable.interrupts import on_main_thread
 from durable.store import migrations
-from durable.store.connections import BUSY_SECONDS, MEMORY, Connections, Watch, check_file
-from durable.store.faults import OF_THE_FILE, is_busy, translate
+from durable.store.connections import MEMORY, Connections, Patience, Watch, check_file
+from durable.store.faults import explain, translate
 from durable.store.requests import (
     LOOK_FOR_LEADER_SECONDS,
     Later,
     Left,
-    NotTogether,
     Request,
     Unattended,
     Writer,
     wake_in_turn,
 )
+from durable.store.transactions import Batch, Transactions
 from durable.store.tx import Bulk, Tx
 from durable.store.wal import Log
 
 T = TypeVar("T")
 
-BUSY_TRIES_BEFORE_A_WARNING = 20
-
 # A commit that has so many takes in no more of those that come while its transaction is at work.
 MOST_TOGETHER = 1000
-
-
-_log = logging.getLogger("durable")
 
 
 class Observer(Protocol):
@@ -88,6 +76,7 @@ class Database:
         self._on_commit = on_commit
         self._signals = signals
         self._in_bulk = in_bulk
+        self._patience = Patience(path)
         self._pid = os.getpid()
         self._inherited = False
         self._mutex = threading.Lock()
@@ -95,9 +84,7 @@ class Database:
         self._leader: Request[Any] | None = None
         self._leading: int | None = None
         self._untold: list[list[str]] = []
-        self.impatient = False
         self._closing = False
-        self._dead = False
         self.observer: Observer | None = None
         self._idle_lock = threading.Lock()
         self._idle = threading.Condition(self._idle_lock)
@@ -105,7 +92,7 @@ class Database:
         self.connections = Connections(path, create=create)
         self._create = create
         self._writer = cast(sqlite3.Connection, None)  # until it is open
-        self._tx = cast(Tx, None)
+        self._transactions = cast(Transactions, None)
         self._log: Log | None = None
 
     def open(self) -> Self:
@@ -113,7 +100,14 @@ class Database:
         check_file(self.path, create=self._create)
         try:
             self._writer = self.connections.make()
-            self._tx = Tx(self._writer)
+            self._transactions = Transactions(
+                self._writer,
+                self._patience,
+                signals=self._signals,
+                in_bulk=self._in_bulk,
+                latecomers=self._latecomers,
+                committed=self._remember_touched,
+            )
             self._prepare(self._create)
             _watch_forks()
             _opened.append(self)
@@ -252,9 +246,9 @@ class Database:
         reader = self.connections.borrow()
         try:
             connection = reader.connection
-            return self._patiently(connection, lambda: self._snapshot(connection, fn))
+            return self._patience.retry(connection, lambda: self._snapshot(connection, fn))
         except Exception as error:
-            raise self._explain(error)  # noqa: B904 - it names its cause
+            raise explain(error, self.path)  # noqa: B904 - it names its cause
         finally:
             self.connections.give_back(reader)
 
@@ -340,12 +334,13 @@ class Database:
         try:
             if self._log is not None and self._log.is_full:
                 self._lengthen_log(self._log)
+            alone = leader.single and len(self._queue) == 1
             # Where the short way fails, the long one waits for a lock, or says what is wrong.
-            if not (leader.single and len(self._queue) == 1 and self._commit_single(leader)):
+            if not (alone and self._transactions.commit_single(leader)):
                 with self._mutex:
                     batch = [request for request in self._queue if not request.done]
                 self._leading = threading.get_ident()
-                self._commit(batch)
+                self._transactions.commit(batch)
         finally:
             self._leading = None
             self._hand_over(leader, batch)
@@ -354,8 +349,7 @@ class Database:
 
     def _lengthen_log(self, log: Log) -> None:
         """Lay out a piece of the log, to which the next commit would append."""
-        if self._writer.in_transaction:  # of a leader that was interrupted
-            self._rollback()
+        self._transactions.rollback()  # what an interrupted leader may have left open
         log.lay_out()
         if log.is_whole:
             self._close_log()
@@ -366,7 +360,7 @@ class Database:
             self._log.close()
             self._log = None
 
-    def _hand_over(self, leader: Request[Any], batch: list[Request[Any]]) -> None:
+    def _hand_over(self, leader: Request[Any], batch: Batch) -> None:
         """Let the next one lead, and wake those that are done."""
         with self._mutex:
             next_leader = self._choose_leader()
@@ -422,210 +416,33 @@ class Database:
         self._replace_leader()
         self.notify()
 
-    def _commit(self, batch: list[Request[Any]], *, careful: bool = False) -> None:
-        """Run the batch in one transaction.
-
-        If one of them fails, all are undone and run again, each under a savepoint (`careful`); and
-        one by one where the file itself refused them together.
-        """
-        committing = False
-        tx = self._tx
-        tx.touched = []
-        try:
-            self._begin()
-            self._run_all(batch, careful=careful)
-            if self._dead:
-                raise EngineClosed(f"{self.path} was abandoned")
-            if self._signals and tx.touched:
-                self._leave_signals(tx.touched)
-            committing = True
-            tx.execute("COMMIT")
-            self._mark_done(batch)
-        except Exception as error:
-            self._rollback()
-            if len(batch) == 1 or isinstance(error, EngineClosed):
-                self._fail(batch, error)
-            elif not careful:
-                self._commit(batch, careful=True)
-            else:
-                for request in batch:
-                    self._commit([request], careful=True)
-        except BaseException:
-            # Ctrl-C on the leading thread. SQLite finishes a COMMIT that it began.
-            if committing and not self._writer.in_transaction:
-                self._mark_done(batch)
-            else:
-                self._rollback()
-            raise
-
-    def _commit_single(self, request: Request[Any]) -> bool:
-        """Run a single request that is alone, as a transaction of SQLite's; False if it failed."""
-        tx = self._tx
-        if self._signals or self._dead or self._writer.in_transaction:
-            return False
-        tx.touched = []
-        try:
-            request.result = request.fn(tx)
-            if tx.touched:
-                self._remember_touched()
-            request.done = True
-        except Exception:
-            return False
-        except BaseException:  # a Ctrl-C: it may be committed
-            self._remember_touched()
-            raise
-        return True
-
-    def _run_all(self, batch: list[Request[Any]], *, careful: bool) -> None:
-        """Run the batch, and those that come meanwhile, if they are as many: they share the commit.
+    def _latecomers(self, batch: Batch) -> Batch:
+        """Those that came meanwhile, if they are as many as the batch: they share its commit.
 
         For a few, a leader among many threads would fight for the interpreter longer than it saves.
         """
-        if careful:
-            for request in batch:
-                self._run_under_savepoint(request)
-            return
-        if len(batch) == 1:
-            batch[0].run(self._tx)
-        else:
-            self._run_together(batch)
-        while 2 * len(batch) <= len(self._queue) and len(batch) < MOST_TOGETHER:
-            known = set(map(id, batch))
-            with self._mutex:
-                more = [each for each in self._queue if not each.done and id(each) not in known]
-            if not more:
-                return
-            batch += more
-            self._run_together(more)
+        if 2 * len(batch) > len(self._queue) or len(batch) >= MOST_TOGETHER:
+            return []
+        known = set(map(id, batch))
+        with self._mutex:
+            return [each for each in self._queue if not each.done and id(each) not in known]
 
-    def _run_together(self, batch: list[Request[Any]]) -> None:
-        for request in self._run_in_bulk(batch):
-            try:
-                request.run(self._tx)
-            except Exception:
-                raise
-            except BaseException as error:
-                if is_ctrl_c(error):
-                    raise  # of this thread, whose request it may be
-                raise NotTogether from error
-
-    def _run_in_bulk(self, batch: list[Request[Any]]) -> list[Request[Any]]:
-        """Run those that write a row each, all at once; the others, which are left.
-
-        Statement by statement, a thread of an event loop that computes would get in between each.
-        """
-        if self._in_bulk is None:
-            return batch
-        rows, others = [], []
-        for request in batch:
-            fn = request.fn
-            if isinstance(fn, partial) and fn.func is self._in_bulk.one:
-                request.error = None
-                rows.append(fn.args[0])
-            else:
-                others.append(request)
-        self._in_bulk.many(rows, self._tx)
-        return others
-
-    def _run_under_savepoint(self, request: Request[Any]) -> None:
-        tx = self._tx
-        touched = len(tx.touched)
-        tx.execute("SAVEPOINT request")
-        try:
-            request.run(tx)
-        except sqlite3.Error:
-            raise  # the whole transaction may be gone: each is tried alone
-        except BaseException as error:
-            if is_ctrl_c(error):
-                raise
-            request.error = self._explain(error)
-            del tx.touched[touched:]
-            tx.execute("ROLLBACK TO request")
-        tx.execute("RELEASE request")
-
-    def _leave_signals(self, keys: list[str]) -> None:
-        """Let the engine in another process know, as part of the commit."""
-        for key in dict.fromkeys(keys):
-            self._tx.execute(
-                "INSERT OR REPLACE INTO durable_signal (key) VALUES (:key)", {"key": key}
-            )
-
-    def _mark_done(self, batch: list[Request[Any]]) -> None:
-        """The batch is committed; may be called again for the same batch."""
-        self._remember_touched()
-        for request in batch:
-            request.done = True
-
-    def _remember_touched(self) -> None:
+    def _remember_touched(self, keys: list[str]) -> None:
         """Have `notify` tell of the keys that this commit has touched."""
-        if self._tx.touched:
-            with self._mutex:
-                self._untold = [*self._untold, self._tx.touched]
-
-    def _fail(self, batch: list[Request[Any]], error: Exception) -> None:
-        for request in batch:
-            request.error = self._explain(error)
-            request.done = True
-
-    def _explain(self, error: BaseException) -> BaseException:
-        """The error of durable's tree for one of SQLite's, or for rows that make no sense.
-
-        Arguments were checked, and what the user's code raises comes wrapped: neither is ever taken
-        for an error of the file.
-        """
-        if isinstance(error, DurableError) or not isinstance(error, OF_THE_FILE):
-            return error
-        explained = translate(error, self.path)
-        explained.__cause__ = error
-        return explained
-
-    def _begin(self) -> None:
-        writer = self._writer
-        if writer.in_transaction:  # an interrupted leader may have left its transaction open
-            self._rollback()
-        try:
-            writer.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            if not is_busy(error):
-                raise
-            self._patiently(self._writer, lambda: self._writer.execute("BEGIN IMMEDIATE"))
-
-    def _patiently(self, connection: sqlite3.Connection, action: Callable[[], T]) -> T:
-        """`action`, again and again while another process holds the lock that it needs."""
-        tries = 0
-        while True:
-            try:
-                return action()
-            except sqlite3.OperationalError as error:
-                if not is_busy(error):
-                    raise
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-            tries += 1
-            if self._closing or self.impatient:
-                raise EngineClosed(f"{self.path} was closed while another process had it locked")
-            if tries == BUSY_TRIES_BEFORE_A_WARNING:
-                _log.warning(
-                    "%s has been locked by another process for %g s; waiting on",
-                    self.path,
-                    tries * BUSY_SECONDS,
-                )
-
-    def _rollback(self) -> None:
-        if self._writer.in_transaction:
-            self._writer.execute("ROLLBACK")
+        with self._mutex:
+            self._untold = [*self._untold, keys]
 
     # ------------------------------------------------------------------ connections
 
     def _prepare(self, create: bool) -> None:
         """Make the connection durable's, and the file too if it is new."""
         try:
-            self._patiently(
+            self._patience.retry(
                 self._writer, lambda: migrations.prepare(self._writer, self.path, create=create)
             )
-            self._patiently(self._writer, self._set_pragmas)
+            self._patience.retry(self._writer, self._set_pragmas)
             if create:
-                self._begin()  # fails at once where the file may not be written
+                self._transactions.begin()  # fails at once where the file may not be written
                 self._writer.execute("COMMIT")
             if self._synchronous == "full" and self.path != MEMORY:
                 self._log = Log(self.path, self._writer)
@@ -663,9 +480,13 @@ class Database:
         """Whether it takes no more calls."""
         return self._closing
 
+    def hurry(self) -> None:
+        """Wait no longer while another process has the file locked."""
+        self._patience.ended = True
+
     def die(self) -> None:
         """Close the file as the death of the process would: nothing more is committed."""
-        self._dead = True
+        self._transactions.dead = True
         self.close()
 
     def close(self) -> None:
@@ -677,6 +498,7 @@ class Database:
             return
         with self._mutex:
             self._closing = True
+        self.hurry()
         self.connections.refuse()
         while self._leader is not None:
             look_again = self._clock.now() + LOOK_FOR_LEADER_SECONDS

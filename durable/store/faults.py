@@ -46,3 +46,16 @@ def is_busy(error: sqlite3.OperationalError) -> bool:
 
 OF_THE_FILE = (sqlite3.Error, MemoryError, ValueError, TypeError, LookupError, OverflowError)
 """What SQLite raises, or code of the store that reads rows that durable never wrote."""
+
+
+def explain(error: BaseException, path: str) -> BaseException:
+    """The error of durable's tree for one of SQLite's, or for rows that make no sense.
+
+    Arguments were checked, and what the user's code raises comes wrapped: neither is ever taken for
+    an error of the file.
+    """
+    if isinstance(error, DurableError) or not isinstance(error, OF_THE_FILE):
+        return error
+    explained = translate(error, path)
+    explained.__cause__ = error
+    return explained

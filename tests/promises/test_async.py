@@ -11,7 +11,7 @@ import pytest
 
 import durable
 from durable import Engine, NonDeterminism, Status, aio, step, testing, workflow
-from durable.store.database import Database
+from durable.store.transactions import Transactions
 from tests.promises.async_programs import PROGRAMS, children, fulfil, lap, late, paid
 from tests.support import PATIENCE, dying, until
 
@@ -223,7 +223,7 @@ def test_a_full_disk_is_a_clear_error(path: str, monkeypatch: pytest.MonkeyPatch
     """7: StorageFull for who waits; the run is unfinished, and goes on at the next start."""
     full = [False]
 
-    def commit(self: Database, batch: Any, *, careful: bool = False) -> None:
+    def commit(self: Transactions, batch: Any, *, careful: bool = False) -> None:
         if full[0]:
             error = sqlite3.OperationalError("database or disk is full")
             error.sqlite_errorcode = sqlite3.SQLITE_FULL
@@ -231,7 +231,7 @@ def test_a_full_disk_is_a_clear_error(path: str, monkeypatch: pytest.MonkeyPatch
         else:
             before(self, batch, careful=careful)
 
-    def commit_single(self: Database, request: Any) -> bool:
+    def commit_single(self: Transactions, request: Any) -> bool:
         return not full[0] and before_single(self, request)
 
     @workflow
@@ -240,9 +240,9 @@ def test_a_full_disk_is_a_clear_error(path: str, monkeypatch: pytest.MonkeyPatch
         full[0] = ran["b"] == 0
         return await count("b")
 
-    before, before_single = Database._commit, Database._commit_single
-    monkeypatch.setattr(Database, "_commit", commit)
-    monkeypatch.setattr(Database, "_commit_single", commit_single)
+    before, before_single = Transactions.commit, Transactions.commit_single
+    monkeypatch.setattr(Transactions, "commit", commit)
+    monkeypatch.setattr(Transactions, "commit_single", commit_single)
     engine = Engine(path, recover="manual").open()
     with pytest.raises(durable.StorageFull):
         wf.options(id="one").start().result(PATIENCE)

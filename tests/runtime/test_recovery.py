@@ -14,6 +14,7 @@ from durable import Engine, Status, step, workflow
 from durable.runtime import recovery
 from durable.runtime.registry import registry
 from durable.store.database import Database
+from durable.store.transactions import Transactions
 from tests.support import PATIENCE, Gate, dying, until
 
 ran: list[str] = []
@@ -87,10 +88,10 @@ def test_in_the_order_of_creation(path: str, monkeypatch: pytest.MonkeyPatch) ->
 def test_transient_errors_stop_no_recovery(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """N01: the file answers busy while one of n is taken up: all n finish."""
     leave_unfinished(path, ["a", "b", "c"])
-    begin = Database._begin
+    begin = Transactions.begin
     failed: list[int] = []
 
-    def busy_once(self: Database) -> None:
+    def busy_once(self: Transactions) -> None:
         if len(failed) < 3:
             failed.append(1)
             error = sqlite3.OperationalError("database is locked")
@@ -102,11 +103,11 @@ def test_transient_errors_stop_no_recovery(path: str, monkeypatch: pytest.Monkey
                     raise each
                 return self._writer.execute("BEGIN IMMEDIATE")
 
-            self._patiently(self._writer, action)
+            self._patience.retry(self._writer, action)
             return
         begin(self)
 
-    monkeypatch.setattr(Database, "_begin", busy_once)
+    monkeypatch.setattr(Transactions, "begin", busy_once)
     with Engine(path) as engine:
         assert [engine.handle(n).result(PATIENCE) for n in "abc"] == [f"{n} after" for n in "abc"]
     assert sorted(ran) == ["a after", "b after", "c after"]

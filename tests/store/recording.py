@@ -29,13 +29,13 @@ from durable import (
     workflow,
 )
 from durable.runtime.queues import Queues
-from durable.store import database, tx
+from durable.store import database, transactions, tx
 from durable.store.tx import Tx
 from durable.testing import VirtualClock
 from tests.support import PATIENCE, Gate, dying, until
 
 STORE = Path(database.__file__).parent
-DOORS = (database.__file__, tx.__file__)
+DOORS = (database.__file__, transactions.__file__, tx.__file__)
 
 
 @dataclass

@@ -496,7 +496,7 @@ def test_a_single_statement_of_a_client_leaves_its_keys_in_the_file(path: str) -
 
 def test_a_single_statement_after_death_is_not_written(bench: Bench, path: str) -> None:
     """As of every other write, nothing comes into the file."""
-    bench.database._dead = True
+    bench.database._transactions.dead = True
     with pytest.raises(EngineClosed):
         add_single(bench, "a")
     bench.database.close()
