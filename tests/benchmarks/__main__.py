@@ -111,7 +111,8 @@ def _measure_in_child(each: Benchmark, options: argparse.Namespace) -> list[Figu
 
     It also leaves files to be written or removed; the system does so now, and not in between.
     """
-    os.sync()
+    if hasattr(os, "sync"):
+        os.sync()
     command = [sys.executable, "-m", "tests.benchmarks", "--here", "--only", each.name]
     command += ["--rounds", str(options.rounds), "--scale", str(options.scale)]
     command += ["--full"] * options.full
