@@ -24,6 +24,7 @@ from durable.store.connections import MEMORY, Connections, Patience, Watch, chec
 from durable.store.faults import explain, translate
 from durable.store.requests import (
     LOOK_FOR_LEADER_SECONDS,
+    Alone,
     Later,
     Left,
     Request,
@@ -31,7 +32,7 @@ from durable.store.requests import (
     Writer,
     wake_in_turn,
 )
-from durable.store.transactions import Batch, Transactions
+from durable.store.transactions import NOT_COMMITTED, Batch, Transactions
 from durable.store.tx import Bulk, Tx
 from durable.store.wal import Log
 
@@ -81,7 +82,7 @@ class Database:
         self._inherited = False
         self._mutex = threading.Lock()
         self._queue: list[Request[Any]] = []
-        self._leader: Request[Any] | None = None
+        self._leader: Request[Any] | Alone | None = None
         self._leading: int | None = None
         self._untold: list[list[str]] = []
         self._closing = False
@@ -140,18 +141,16 @@ class Database:
         observer = self.observer
         if observer is not None:
             observer.before(label)
-        request = Request(label, fn, on_commit, single)
-        try:
-            if not self._enter(request):
-                self._follow(request)
-            if not request.done:
-                self._lead(request)
-        except BaseException:
-            self._abandon(request)
-            raise
+        result: Any = NOT_COMMITTED
+        if single and self._leader is None:
+            result = self._write_alone(fn, on_commit)
+        request = None
+        if result is NOT_COMMITTED:
+            request = Request(label, fn, on_commit, single)
+            self._write_in_turn(request)
         if observer is not None:
             observer.after(label)
-        return request.outcome()
+        return result if request is None else request.outcome()
 
     def write_later(
         self,
@@ -273,6 +272,44 @@ class Database:
     # happened; and a caller that is interrupted says so (`gone`), so that those who wait for it to
     # lead, and look now and then, put another in its place.
 
+    def _write_alone(self, fn: Callable[[Tx], T], on_commit: Callable[[T], None] | None) -> Any:
+        """What `fn` returns, which is single, or NOT_COMMITTED; to make a request takes longer."""
+        alone = Alone()
+        try:
+            with self._mutex:
+                if self._leader is not None or self._closing:
+                    return NOT_COMMITTED
+                self._leader = alone
+            if self._log is not None:
+                self._look_after(self._log)
+            result = self._transactions.commit_single(fn)
+            with self._mutex:
+                next_leader = self._choose_leader() if self._queue or self._closing else None
+                self._leader = next_leader
+            if on_commit is not None and result is not NOT_COMMITTED:
+                on_commit(result)
+            if next_leader is not None:
+                next_leader.wake()
+            if self._untold:
+                self.notify()
+        except BaseException:
+            alone.gone = True
+            self._replace_leader()
+            self.notify()
+            raise
+        return result
+
+    def _write_in_turn(self, request: Request[Any]) -> None:
+        """Wait until the request is done by whoever leads, or lead."""
+        try:
+            if not self._enter(request):
+                self._follow(request)
+            if not request.done:
+                self._lead(request)
+        except BaseException:
+            self._abandon(request)
+            raise
+
     def _enter(self, request: Request[Any]) -> bool:
         """Queue the request; whether it leads, as no other does."""
         with self._mutex:
@@ -332,11 +369,9 @@ class Database:
         """Commit all that is queued, notify, and hand over to the first that came meanwhile."""
         batch = [leader]
         try:
-            if self._log is not None and self._log.is_full:
-                self._lengthen_log(self._log)
-            alone = leader.single and len(self._queue) == 1
-            # Where the short way fails, the long one waits for a lock, or says what is wrong.
-            if not (alone and self._transactions.commit_single(leader)):
+            if self._log is not None:
+                self._look_after(self._log)
+            if not (leader.single and len(self._queue) == 1 and self._commit_single(leader)):
                 with self._mutex:
                     batch = [request for request in self._queue if not request.done]
                 self._leading = threading.get_ident()
@@ -347,12 +382,22 @@ class Database:
             if self._untold:
                 self.notify()
 
-    def _lengthen_log(self, log: Log) -> None:
-        """Lay out a piece of the log, to which the next commit would append."""
-        self._transactions.rollback()  # what an interrupted leader may have left open
-        log.lay_out()
-        if log.is_whole:
-            self._close_log()
+    def _commit_single(self, request: Request[Any]) -> bool:
+        """Commit the request the short way; False where it takes the long one."""
+        result = self._transactions.commit_single(request.fn)
+        if result is NOT_COMMITTED:
+            return False
+        request.result = result
+        request.done = True
+        return True
+
+    def _look_after(self, log: Log) -> None:
+        """Lay out a piece of the log where the next commit would append to it."""
+        if log.is_full:
+            self._transactions.rollback()  # what an interrupted leader may have left open
+            log.lay_out()
+            if log.is_whole:
+                self._close_log()
 
     def _close_log(self) -> None:
         """It need not grow any more, or the file is closed."""

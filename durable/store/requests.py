@@ -93,6 +93,12 @@ class Request(Generic[T]):
         return self.result  # type: ignore[no-any-return]
 
 
+class Alone:
+    """Leads in the place of a request, for a call that meets no other: nobody looks at that."""
+
+    gone = False
+
+
 class Unattended(Request[T], ABC):
     """A call that no thread waits for: the writer leads in its place."""
 

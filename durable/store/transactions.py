@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from durable.errors import EngineClosed
 from durable.interrupts import is_ctrl_c
@@ -20,6 +20,8 @@ from durable.store.requests import NotTogether, Request
 from durable.store.tx import Bulk, Tx
 
 Batch = list[Request[Any]]
+
+NOT_COMMITTED: Final = object()
 
 
 class Transactions:
@@ -84,24 +86,27 @@ class Transactions:
                 self.rollback()
             raise
 
-    def commit_single(self, request: Request[Any]) -> bool:
-        """Run a single request that is alone, as a transaction of SQLite's; False if it failed."""
+    def commit_single(self, fn: Callable[[Tx], Any]) -> Any:
+        """What `fn` returns, whose one statement is a transaction of SQLite's own.
+
+        NOT_COMMITTED where it fails, and where it needs more than that: `commit` waits for a lock,
+        or says what is wrong.
+        """
         tx = self._tx
         if self._signals or self.dead or self._writer.in_transaction:
-            return False
+            return NOT_COMMITTED
         tx.touched = []
         try:
-            request.result = request.fn(tx)
+            result = fn(tx)
             if tx.touched:
                 self._committed(tx.touched)
-            request.done = True
         except Exception:
-            return False
+            return NOT_COMMITTED
         except BaseException:  # a Ctrl-C: it may be committed
             if tx.touched:
                 self._committed(tx.touched)
             raise
-        return True
+        return result
 
     def begin(self) -> None:
         """Begin a transaction, which may write, as soon as no other process does."""

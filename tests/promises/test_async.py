@@ -11,7 +11,7 @@ import pytest
 
 import durable
 from durable import Engine, NonDeterminism, Status, aio, step, testing, workflow
-from durable.store.transactions import Transactions
+from durable.store.transactions import NOT_COMMITTED, Transactions
 from tests.promises.async_programs import PROGRAMS, children, fulfil, lap, late, paid
 from tests.support import PATIENCE, dying, until
 
@@ -231,8 +231,8 @@ def test_a_full_disk_is_a_clear_error(path: str, monkeypatch: pytest.MonkeyPatch
         else:
             before(self, batch, careful=careful)
 
-    def commit_single(self: Transactions, request: Any) -> bool:
-        return not full[0] and before_single(self, request)
+    def commit_single(self: Transactions, fn: Any) -> Any:
+        return NOT_COMMITTED if full[0] else before_single(self, fn)
 
     @workflow
     async def wf() -> str:

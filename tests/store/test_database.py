@@ -464,6 +464,58 @@ def test_single_statements_share_a_commit_with_others(bench: Bench) -> None:
     assert bench.commits() == 2  # the one that held them up, and theirs
 
 
+def test_those_that_come_during_a_single_statement_are_next(bench: Bench) -> None:
+    """Whatever they are; they share a commit, after it."""
+    gate = Gate()
+
+    def insert_single(tx: Tx) -> object:
+        gate.pass_through()
+        return insert(tx, "first")
+
+    actions = [lambda: add_single(bench, "single"), lambda: bench.add("other")]
+    first = Caller(lambda: bench.database.write("single", insert_single, None, True))
+    gate.wait_reached()
+    bench._run_behind(gate, first, actions)
+    assert (bench.rows(), bench.commits()) == (["first", "single", "other"], 1)
+
+
+def test_a_single_statement_is_told_before_its_keys(path: str) -> None:
+    """`on_commit` knows what was written when the first hears of it."""
+    told: list[object] = []
+    bench = Bench(path)
+    bench.database._on_commit = told.extend
+
+    def insert_single(tx: Tx) -> object:
+        tx.touch("key")
+        return insert(tx, "a")
+
+    bench.database.write("single", insert_single, told.append, True)
+    assert told[0] == "a"
+    assert "key" in told
+    bench.database.close()
+
+
+def test_close_finishes_a_single_statement(bench: Bench) -> None:
+    """`close` returns after it, and refuses what comes meanwhile."""
+    gate = Gate()
+
+    def insert_single(tx: Tx) -> object:
+        gate.pass_through()
+        return insert(tx, "a")
+
+    single = Caller(lambda: bench.database.write("single", insert_single, None, True))
+    gate.wait_reached()
+    closing = Caller(bench.database.close)
+    bench.clock.wait_for_waiters(1)
+    assert not closing.done
+    with pytest.raises(EngineClosed):
+        add_single(bench, "late")
+    gate.open()
+    for caller in (single, closing):
+        caller.join()
+    assert Bench.read_file(bench.database.path) == ["a"]
+
+
 def test_a_single_statement_that_fails_says_why(bench: Bench) -> None:
     """It is tried again as any other write: nothing is left of it, and its caller hears why."""
     with pytest.raises(DurableError, match="no such table"):
@@ -683,6 +735,32 @@ def test_ctrl_c_at_any_point_of_a_single_write_leaves_the_door_open(bench: Bench
     assert at > 10  # points there were
 
 
+def test_ctrl_c_at_any_point_of_a_single_write_loses_nobody_behind_it(bench: Bench) -> None:
+    """Two callers came while it was at work: theirs are written, whatever became of it."""
+    at, interruption = 0, None
+    while interruption is None or interruption.happened:
+        at += 1
+        interruption = Interruption(at)
+        behind: list[Caller] = []
+
+        def insert_single(tx: Tx, at: int = at, behind: list[Caller] = behind) -> None:
+            tx.execute("INSERT INTO t VALUES (?)", (at,))
+            for name in ("a", "b"):
+                behind.append(Caller(lambda name=name: bench.add(f"{at}:{name}")))
+                bench.clock.wait_for_waiters(1)
+
+        with suppress(KeyboardInterrupt), interruption.armed():
+            bench.database.write("single", insert_single, None, True)
+        for caller in behind:
+            caller.join(patience=5)
+        while bench.clock._waiting.acquire(blocking=False):
+            pass
+        names = [row for row in bench.rows() if str(row).startswith(f"{at}:")]
+        assert sorted(names) == [f"{at}:{name}" for name in "ab"[: len(behind)]], interruption.where
+        add_single(bench, -at)
+    assert at > 8  # points there were
+
+
 CTRL_C_AT_RANDOM = """\
 import faulthandler, random
 from durable.clock import SystemClock
@@ -699,7 +777,8 @@ stop = threading.Event()
 done = {}
 
 def add(who, n):
-    database.write("add", lambda tx: tx.execute("INSERT INTO t VALUES (?, ?)", (who, n)))
+    insert = lambda tx: tx.execute("INSERT INTO t VALUES (?, ?)", (who, n))
+    database.write("add", insert, None, n % 2 == 0)  # every other one is single
 
 def write_on(who):
     while not stop.is_set():
