@@ -55,10 +55,9 @@ class Options(NamedTuple):
     def queued(self) -> Queued | None:
         """In which queue the run is to wait; None if in none. InvalidArgument if it needs one."""
         if self.queue is None:
-            if not (self.priority is None and self.dedup is None and self.partition is None):
-                names = ("priority", "dedup", "partition")
-                given = next(name for name in names if getattr(self, name) is not None)
-                raise InvalidArgument(f"{given} belongs to a queue: give options(queue=…) too")
+            for name in ("priority", "dedup", "partition"):
+                if getattr(self, name) is not None:
+                    raise InvalidArgument(f"{name} belongs to a queue: give options(queue=…) too")
             if self.delay is None:
                 return None
         return Queued(

@@ -293,9 +293,7 @@ class Database:
             if self._untold:
                 self.notify()
         except BaseException:
-            alone.gone = True
-            self._replace_leader()
-            self.notify()
+            self._abandon(alone)
             raise
         return result
 
@@ -454,10 +452,11 @@ class Database:
         with self._mutex:
             self._untold = [keys for keys in self._untold if id(keys) not in told]
 
-    def _abandon(self, request: Request[Any]) -> None:
-        """The request's thread was interrupted (Ctrl-C): nobody may wait for it to lead."""
-        request.gone = True
-        request.awaken()
+    def _abandon(self, leader: Request[Any] | Alone) -> None:
+        """Its thread, which leads or may come to, was interrupted (Ctrl-C): nobody waits for it."""
+        leader.gone = True
+        if isinstance(leader, Request):
+            leader.awaken()
         self._replace_leader()
         self.notify()
 

@@ -94,7 +94,7 @@ class Request(Generic[T]):
 
 
 class Alone:
-    """Leads in the place of a request, for a call that meets no other: nobody looks at that."""
+    """Leads in the place of a request, for a caller that finds nobody writing and runs itself."""
 
     gone = False
 

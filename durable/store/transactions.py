@@ -63,7 +63,8 @@ class Transactions:
         try:
             self.begin()
             self._run_all(batch, careful=careful)
-            self._check_alive()
+            if self.dead:
+                raise EngineClosed(f"{self._patience.path} was abandoned")
             if self._signals and tx.touched:
                 self._leave_signals(tx.touched)
             committing = True
@@ -183,10 +184,6 @@ class Transactions:
             del tx.touched[touched:]
             tx.execute("ROLLBACK TO request")
         tx.execute("RELEASE request")
-
-    def _check_alive(self) -> None:
-        if self.dead:
-            raise EngineClosed(f"{self._patience.path} was abandoned")
 
     def _leave_signals(self, keys: Sequence[str]) -> None:
         """Let the engine in another process know, as part of the commit."""

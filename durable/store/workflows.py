@@ -125,23 +125,22 @@ def insert(tx: Tx, new: NewWorkflow, *, holder: int | None, now: float) -> int |
 
 def columns(new: NewWorkflow, created_at: float, started_at: float | None) -> dict[str, Any]:
     """What the table keeps of a new run, whether it starts with that or waits."""
-    row = {
+    deadline_at = None
+    if started_at is not None and new.timeout is not None:
+        deadline_at = started_at + new.timeout
+    return {
         "id": new.id,
         "name": new.name,
         "input": new.input,
         "created_at": created_at,
         "started_at": started_at,
+        "timeout": new.timeout,
+        "deadline_at": deadline_at,
+        "parent_id": new.parent_id,
         "seed": new.id,
+        "version": new.version,
         "tags": json.dumps(new.tags) if new.tags else "[]",
     }
-    if new.timeout is not None:
-        row["timeout"] = new.timeout
-        row["deadline_at"] = None if started_at is None else started_at + new.timeout
-    if new.parent_id is not None:
-        row["parent_id"] = new.parent_id
-    if new.version is not None:
-        row["version"] = new.version
-    return row
 
 
 def insert_row(tx: Tx, row: dict[str, Any]) -> int | None:
@@ -149,9 +148,8 @@ def insert_row(tx: Tx, row: dict[str, Any]) -> int | None:
 
     To bind a None takes sqlite3 as long as five texts.
     """
-    if None in row.values():
-        row = {name: value for name, value in row.items() if value is not None}
-    cursor = tx.execute(_inserting(tuple(row)), tuple(row.values()))
+    given = {name: value for name, value in row.items() if value is not None}
+    cursor = tx.execute(_inserting(tuple(given)), tuple(given.values()))
     return cursor.lastrowid if cursor.rowcount else None
 
 

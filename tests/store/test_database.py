@@ -440,13 +440,24 @@ def test_a_client_leaves_its_keys_in_the_file(path: str) -> None:
 
 def add_single(bench: Bench, value: object) -> object:
     """Write a row in one statement, before which its key is touched."""
+    return bench.database.write("single", lambda tx: insert_single(tx, value), None, True)
 
-    def insert_single(tx: Tx) -> object:
-        tx.touch(f"key/{value}")
-        tx.execute("INSERT INTO t VALUES (?)", (value,))
-        return value
 
-    return bench.database.write("single", insert_single, None, True)
+def insert_single(tx: Tx, value: object, gate: Gate | None = None) -> object:
+    if gate is not None:
+        gate.pass_through()
+    tx.touch(f"key/{value}")
+    tx.execute("INSERT INTO t VALUES (?)", (value,))
+    return value
+
+
+def held_up_single(bench: Bench, value: object) -> tuple[Gate, Caller]:
+    """A caller that is held up in its single statement, with nobody else, until the gate opens."""
+    gate = Gate()
+    write = partial(bench.database.write, "single", single=True)
+    caller = Caller(lambda: write(lambda tx: insert_single(tx, value, gate)))
+    gate.wait_reached()
+    return gate, caller
 
 
 def test_a_single_statement_that_is_alone_is_a_transaction_itself(bench: Bench) -> None:
@@ -466,45 +477,20 @@ def test_single_statements_share_a_commit_with_others(bench: Bench) -> None:
 
 def test_those_that_come_during_a_single_statement_are_next(bench: Bench) -> None:
     """Whatever they are; they share a commit, after it."""
-    gate = Gate()
-
-    def insert_single(tx: Tx) -> object:
-        gate.pass_through()
-        return insert(tx, "first")
-
     actions = [lambda: add_single(bench, "single"), lambda: bench.add("other")]
-    first = Caller(lambda: bench.database.write("single", insert_single, None, True))
-    gate.wait_reached()
-    bench._run_behind(gate, first, actions)
+    bench._run_behind(*held_up_single(bench, "first"), actions)
     assert (bench.rows(), bench.commits()) == (["first", "single", "other"], 1)
 
 
-def test_a_single_statement_is_told_before_its_keys(path: str) -> None:
+def test_a_single_statement_is_told_before_its_keys(bench: Bench) -> None:
     """`on_commit` knows what was written when the first hears of it."""
-    told: list[object] = []
-    bench = Bench(path)
-    bench.database._on_commit = told.extend
-
-    def insert_single(tx: Tx) -> object:
-        tx.touch("key")
-        return insert(tx, "a")
-
-    bench.database.write("single", insert_single, told.append, True)
-    assert told[0] == "a"
-    assert "key" in told
-    bench.database.close()
+    bench.database.write("single", lambda tx: insert_single(tx, "a"), bench.told.append, True)
+    assert bench.told == ["a", "key/a"]
 
 
 def test_close_finishes_a_single_statement(bench: Bench) -> None:
     """`close` returns after it, and refuses what comes meanwhile."""
-    gate = Gate()
-
-    def insert_single(tx: Tx) -> object:
-        gate.pass_through()
-        return insert(tx, "a")
-
-    single = Caller(lambda: bench.database.write("single", insert_single, None, True))
-    gate.wait_reached()
+    gate, single = held_up_single(bench, "a")
     closing = Caller(bench.database.close)
     bench.clock.wait_for_waiters(1)
     assert not closing.done
@@ -743,14 +729,14 @@ def test_ctrl_c_at_any_point_of_a_single_write_loses_nobody_behind_it(bench: Ben
         interruption = Interruption(at)
         behind: list[Caller] = []
 
-        def insert_single(tx: Tx, at: int = at, behind: list[Caller] = behind) -> None:
-            tx.execute("INSERT INTO t VALUES (?)", (at,))
+        def insert_before_others(tx: Tx, at: int = at, behind: list[Caller] = behind) -> None:
+            insert_single(tx, at)
             for name in ("a", "b"):
                 behind.append(Caller(lambda name=name: bench.add(f"{at}:{name}")))
                 bench.clock.wait_for_waiters(1)
 
         with suppress(KeyboardInterrupt), interruption.armed():
-            bench.database.write("single", insert_single, None, True)
+            bench.database.write("single", insert_before_others, None, True)
         for caller in behind:
             caller.join(patience=5)
         while bench.clock._waiting.acquire(blocking=False):
