@@ -309,7 +309,7 @@ def test_a_recovery_takes_up_several_with_one_commit(path: str) -> None:
 def engine_steps(path: str, number: int) -> list[Any]:
     connection = sqlite3.connect(path)
     try:
-        query = "SELECT 1 FROM durable_step WHERE workflow = ?"
+        query = "SELECT 1 FROM durable_checkpoint WHERE workflow = ?"
         return connection.execute(query, (number,)).fetchall()
     finally:
         connection.close()

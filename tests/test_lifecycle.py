@@ -86,7 +86,9 @@ def records(path: str) -> list[tuple[Any, ...]]:
     """All of the runs and steps that the file has."""
     with closing(sqlite3.connect(path)) as connection:
         runs = connection.execute("SELECT id, status, epoch, result, error FROM durable_workflow")
-        steps = connection.execute("SELECT workflow, number, outcome, value FROM durable_step")
+        steps = connection.execute(
+            "SELECT workflow, number, outcome, value FROM durable_checkpoint"
+        )
         return [*runs, *steps]
 
 

@@ -75,7 +75,7 @@ def workflows(
 def steps(tx: Tx, workflow_id: str, codec: Codec) -> list[Step]:
     """What the run has recorded, in the order of its numbers."""
     rows = tx.rows(
-        "SELECT * FROM durable_step WHERE workflow = :workflow",
+        "SELECT * FROM durable_checkpoint WHERE workflow = :workflow",
         {"workflow": find(tx, workflow_id).seq},
     )
     found = [_step(row, codec) for row in rows]

@@ -85,6 +85,29 @@ CREATE TABLE durable_step (
     CHECK ((outcome IS NULL) = (finished_at IS NULL))
 ) STRICT, WITHOUT ROWID;
 
+-- A checkpoint that shared its commit with several others. Here they stand side by side, on a page or two;
+-- in durable_step each is on a page of its workflow, and a commit writes whole pages.
+CREATE TABLE durable_step_shared (
+    workflow    INTEGER NOT NULL,
+    lane        TEXT NOT NULL,
+    number      INTEGER NOT NULL CHECK (number > 0),
+    name        TEXT NOT NULL,
+    outcome     TEXT NOT NULL CHECK (outcome = 'value' OR outcome = 'error'),
+    value       TEXT NOT NULL,
+    attempt     INTEGER NOT NULL DEFAULT 1,
+    started_at  REAL NOT NULL,
+    finished_at REAL NOT NULL,
+    PRIMARY KEY (workflow, lane, number)
+) STRICT;
+
+-- All checkpoints; each is in one of the two tables.
+CREATE VIEW durable_checkpoint AS
+    SELECT workflow, lane, number, name, outcome, value, attempt, until_at, started_at, finished_at
+      FROM durable_step
+     UNION ALL
+    SELECT workflow, lane, number, name, outcome, value, attempt, NULL, started_at, finished_at
+      FROM durable_step_shared;
+
 -- A message to a workflow; `taken_by` is the step that received it. No topic (null) is a topic of its own.
 CREATE TABLE durable_message (
     seq             INTEGER PRIMARY KEY AUTOINCREMENT,

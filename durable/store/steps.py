@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from itertools import chain
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from durable.store.tx import Bulk, Tx
 from durable.store.workflows import RunIsOver
@@ -64,6 +64,10 @@ def load_all(tx: Tx, workflows: Sequence[int]) -> dict[int, dict[Place, Record]]
         SELECT workflow, lane, number, name, outcome, value, attempt, until_at, started_at
           FROM durable_step
          WHERE workflow IN (SELECT value FROM json_each(:workflows))
+         UNION ALL
+        SELECT workflow, lane, number, name, outcome, value, attempt, NULL, started_at
+          FROM durable_step_shared
+         WHERE workflow IN (SELECT value FROM json_each(:workflows))
         """,
         {"workflows": json.dumps(workflows)},
     )
@@ -96,14 +100,36 @@ def decide(
 
 def record(decided: Decided, tx: Tx) -> None:
     """`decide`, with all of it in one row."""
-    if tx.execute(_RECORD[1], decided).rowcount != 1:
+    if tx.execute(_APART[1], decided).rowcount != 1:
         raise RunIsOver
 
 
 def record_all(decided: Sequence[Decided], tx: Tx) -> None:
-    """`record` each of them, with as few statements; RunIsOver if one of the runs is over."""
+    """`record` each of them, with as few statements; RunIsOver if one of the runs is over.
+
+    Several first tries go side by side into durable_step_shared.
+    """
+    first = [each for each in decided if each[_ATTEMPT] == 1]
+    if len(first) < SHARED:
+        _record(_APART, decided, tx)
+        return
+    _record(_SIDE_BY_SIDE, first, tx)
+    if len(first) < len(decided):
+        # What was tried before is there already, undecided.
+        _record(_APART, [each for each in decided if each[_ATTEMPT] > 1], tx)
+
+
+IN_BULK = Bulk(record, record_all)
+
+# From so many on, one page for all and an index are less to write than a page for each.
+SHARED = 8
+
+_ATTEMPT: Final = 5  # in Decided
+
+
+def _record(statements: dict[int, str], decided: Sequence[Decided], tx: Tx) -> None:
     begin = 0
-    for count, statement in _RECORD.items():
+    for count, statement in statements.items():
         while len(decided) - begin >= count:
             rows = decided[begin : begin + count]
             if tx.execute(statement, list(chain.from_iterable(rows))).rowcount != count:
@@ -111,29 +137,34 @@ def record_all(decided: Sequence[Decided], tx: Tx) -> None:
             begin += count
 
 
-IN_BULK = Bulk(record, record_all)
-
-
-def _recording(count: int) -> str:
-    """The statement that records so many steps."""
+def _recording(table: str, other: str, conflict: str) -> dict[int, str]:
+    """The statements that record so many steps in one of the two tables, the most at once first."""
     # By position: sqlite3 takes a third of the time of the whole statement to look up ten names.
-    rows = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"] * count)
-    return f"""
-        INSERT INTO durable_step
+    return {
+        count: f"""
+        INSERT INTO {table}
                (lane, number, name, outcome, value, attempt, started_at, finished_at, workflow)
         SELECT column1, column2, column3, column4, column5, column6, column7, column8, seq
-          FROM (VALUES {rows})
+          FROM (VALUES {", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"] * count)})
          CROSS JOIN durable_workflow ON seq = column9 AND epoch = column10
-         WHERE true
-            ON CONFLICT (workflow, lane, number) DO UPDATE
+         WHERE NOT EXISTS (SELECT 1
+                             FROM {other}
+                            WHERE workflow = seq AND lane = column1 AND number = column2)
+            ON CONFLICT (workflow, lane, number) DO {conflict}
+        """
+        for count in (64, 32, 16, 8, 4, 2, 1)  # more than 64 are no faster
+    }
+
+
+_APART = _recording(
+    "durable_step",
+    "durable_step_shared",
+    """UPDATE
            SET outcome = excluded.outcome, value = excluded.value, attempt = excluded.attempt,
                until_at = NULL, finished_at = excluded.finished_at
-         WHERE outcome IS NULL
-        """
-
-
-# The most at once, first. More than 64 are no faster.
-_RECORD = {count: _recording(count) for count in (64, 32, 16, 8, 4, 2, 1)}
+         WHERE outcome IS NULL""",
+)
+_SIDE_BY_SIDE = _recording("durable_step_shared", "durable_step", "NOTHING")
 
 
 def postpone(
@@ -155,6 +186,9 @@ def postpone(
         SELECT seq, :lane, :number, :name, :error, :attempt, :until_at, :started_at
           FROM durable_workflow
          WHERE seq = :seq AND epoch = :epoch
+           AND NOT EXISTS (SELECT 1
+                             FROM durable_step_shared
+                            WHERE workflow = seq AND lane = :lane AND number = :number)
             ON CONFLICT (workflow, lane, number) DO UPDATE
            SET value = excluded.value, attempt = excluded.attempt, until_at = excluded.until_at
          WHERE outcome IS NULL
@@ -177,6 +211,14 @@ def postpone(
 
 def cancel(tx: Tx, run: tuple[int, int], place: Place, name: str, *, now: float) -> None:
     """Record that the code of the workflow cancelled the call, whatever had come of it."""
+    tx.execute(
+        """
+        DELETE FROM durable_step_shared
+         WHERE workflow = (SELECT seq FROM durable_workflow WHERE seq = :seq AND epoch = :epoch)
+           AND lane = :lane AND number = :number
+        """,
+        {"seq": run[0], "epoch": run[1], "lane": place.lane, "number": place.number},
+    )
     cursor = tx.execute(
         """
         INSERT INTO durable_step
@@ -209,7 +251,7 @@ def copy(tx: Tx, source: int, target: int, before: int) -> None:
                 finished_at)
         SELECT :target, lane, number, name, outcome, value, attempt, until_at, started_at,
                finished_at
-          FROM durable_step
+          FROM durable_checkpoint
          WHERE workflow = :source
            AND CAST(iif(lane = '', number, lane) AS INTEGER) < :before
         """,

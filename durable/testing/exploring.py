@@ -372,7 +372,7 @@ def _read_facts(tx: Tx) -> dict[str, Any]:
         ids[row["seq"]] = row["id"]
         facts[f"workflow {row['id']}: status"] = (row["name"], row["status"], row["reason"])
         facts[f"workflow {row['id']}: outcome"] = row["result"] or _error(row["error"])
-    for row in tx.rows("SELECT * FROM durable_step ORDER BY workflow, lane, number", {}):
+    for row in tx.rows("SELECT * FROM durable_checkpoint ORDER BY workflow, lane, number", {}):
         place = f"{row['lane']}.{row['number']}" if row["lane"] else str(row["number"])
         name = f"workflow {ids[row['workflow']]}, step {place}"
         facts[f"{name}: name"] = (row["name"], row["outcome"])
@@ -391,7 +391,8 @@ def _read_facts(tx: Tx) -> dict[str, Any]:
 # body of a workflow sets is a step of its own, and set once.
 _EVENTS = """
     SELECT event.*
-      FROM durable_event AS event LEFT JOIN durable_step AS step USING (workflow, lane, number)
+      FROM durable_event AS event
+      LEFT JOIN durable_checkpoint AS step USING (workflow, lane, number)
      WHERE step.name = 'durable.set_event:' || event.key
         OR event.seq = (SELECT max(seq)
                           FROM durable_event AS other

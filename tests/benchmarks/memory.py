@@ -59,7 +59,7 @@ def _sleepers(
         def used_by(number: int) -> float:
             for _ in range(number - started):
                 engine.start(workflow)
-            _wait_for(path, "SELECT count(*) FROM durable_step", number)
+            _wait_for(path, "SELECT count(*) FROM durable_checkpoint", number)
             return memory_used() - before
 
         started, before, begin = 0, memory_used(), perf_counter()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
+import statistics
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from durable.store import migrations, steps
-from durable.store.steps import VALUE, Decided, Place
+from durable.store.steps import SHARED, VALUE, Decided, Place
 from durable.store.tx import Tx
 from durable.store.workflows import RunIsOver
 
@@ -18,26 +20,36 @@ from durable.store.workflows import RunIsOver
 MANY = 64 + 2 * 8 + 3
 EPOCH = 2
 
+PLACE = Place("4", 7)
+
 
 @pytest.fixture
 def tx() -> Iterator[Tx]:
     """A transaction on a file with `MANY` workflows, at their second epoch."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         migrations.prepare(connection, ":memory:", create=True)
-        connection.executemany(
-            "INSERT INTO durable_workflow (id, name, status, input, created_at, seed, epoch)"
-            " VALUES (?, 'm:f', 'PENDING', '[[], {}]', 0, '', ?)",
-            [(str(n), EPOCH) for n in range(MANY)],
-        )
+        add_workflows(connection, MANY)
         yield Tx(connection)
 
 
-def decided(seq: int, text: str = "null", epoch: int = EPOCH) -> Decided:
-    return ("4", 7, "m:step", VALUE, text, 1, 0.1, 0.2, seq, epoch)
+def add_workflows(connection: sqlite3.Connection, count: int) -> None:
+    connection.executemany(
+        "INSERT INTO durable_workflow (id, name, status, input, created_at, seed, epoch)"
+        " VALUES (?, 'm:f', 'PENDING', '[[], {}]', 0, '', ?)",
+        [(str(n), EPOCH) for n in range(count)],
+    )
 
 
-def recorded(tx: Tx) -> list[tuple[Any, ...]]:
-    return tx.execute("SELECT * FROM durable_step ORDER BY workflow").fetchall()
+def log_size(path: Path) -> int:
+    return Path(f"{path}-wal").stat().st_size
+
+
+def decided(seq: int, text: str = "null", epoch: int = EPOCH, attempt: int = 1) -> Decided:
+    return ("4", 7, "m:step", VALUE, text, attempt, 0.1, 0.2, seq, epoch)
+
+
+def recorded(tx: Tx, table: str = "durable_checkpoint") -> list[tuple[Any, ...]]:
+    return tx.execute(f"SELECT * FROM {table} ORDER BY workflow").fetchall()
 
 
 def test_many_are_recorded_as_each_would_be(tx: Tx) -> None:
@@ -52,6 +64,7 @@ def test_many_are_recorded_as_each_would_be(tx: Tx) -> None:
     steps.record_all(rows, tx)
     assert recorded(tx) == one_by_one
     assert len(one_by_one) == MANY
+    assert len(recorded(tx, "durable_step_shared")) == MANY
 
 
 @pytest.mark.parametrize("which", [1, 63, 64, 65, 73, 81, MANY])
@@ -64,20 +77,70 @@ def test_one_that_is_of_no_present_run_is_refused(tx: Tx, which: int) -> None:
         steps.record_all(rows, tx)
 
 
-def test_one_that_has_ended_before_is_refused(tx: Tx) -> None:
-    """What is recorded stays as it is."""
-    steps.record(decided(5, "1"), tx)
+@pytest.mark.parametrize("first", [1, SHARED])
+@pytest.mark.parametrize("second", [1, SHARED])
+def test_one_that_has_ended_before_is_refused(tx: Tx, first: int, second: int) -> None:
+    """What is recorded stays as it is, whether it came alone or with others."""
+    steps.record_all([decided(seq, "1") for seq in range(5, 5 + first)], tx)
     with pytest.raises(RunIsOver):
-        steps.record_all([decided(seq, "2") for seq in range(1, 10)], tx)
-    assert ("1",) in tx.execute("SELECT value FROM durable_step WHERE workflow = 5").fetchall()
+        steps.record_all([decided(seq, "2") for seq in (5, *range(20, 19 + second))], tx)
+    with pytest.raises(RunIsOver):
+        steps.postpone(tx, (5, EPOCH), PLACE, "m:step", until_at=9.0, started_at=0.1)
+
+    assert [row[5] for row in recorded(tx) if row[0] == 5] == ["1"]
 
 
-def test_steps_that_were_to_be_tried_again_end(tx: Tx) -> None:
+@pytest.mark.parametrize("first_tries", [0, 1, SHARED])
+def test_steps_that_were_to_be_tried_again_end(tx: Tx, first_tries: int) -> None:
     """Their rows are there already: they get the outcome, and no moment any more."""
     for seq in range(1, 10):
-        run = (seq, EPOCH)
-        steps.postpone(tx, run, Place("4", 7), "m:step", until_at=9.0, started_at=0.1)
-    steps.record_all([decided(seq) for seq in range(1, 10)], tx)
+        steps.postpone(tx, (seq, EPOCH), PLACE, "m:step", until_at=9.0, started_at=0.1)
+    others = [decided(seq) for seq in range(10, 10 + first_tries)]
+    steps.record_all([decided(seq, attempt=2) for seq in range(1, 10)] + others, tx)
 
-    rows = tx.execute("SELECT outcome, until_at FROM durable_step").fetchall()
-    assert [tuple(row) for row in rows] == [(VALUE, None)] * 9
+    found = [steps.load(tx, seq)[PLACE] for seq in range(1, 10 + first_tries)]
+    assert all(each.outcome == (VALUE, "null") and each.until_at is None for each in found)
+    assert [each.attempt for each in found] == [2] * 9 + [1] * first_tries
+
+
+@pytest.mark.parametrize("together", [1, SHARED])
+def test_a_cancelled_call_is_recorded_once(tx: Tx, together: int) -> None:
+    """In the place of its outcome, wherever that stands; a run that is over changes nothing."""
+    steps.record_all([decided(seq) for seq in range(1, 1 + together)], tx)
+    with pytest.raises(RunIsOver):
+        steps.cancel(tx, (1, EPOCH - 1), PLACE, "m:step", now=0.3)
+    assert [row[4] for row in recorded(tx)] == ["value"] * together
+
+    steps.cancel(tx, (1, EPOCH), PLACE, "m:step", now=0.3)
+    assert [row[4] for row in recorded(tx)] == ["cancelled"] + ["value"] * (together - 1)
+
+
+@pytest.mark.parametrize("together", [1, SHARED])
+def test_a_fork_gets_the_steps_wherever_they_stand(tx: Tx, together: int) -> None:
+    """Those before a number, as they were recorded."""
+    steps.record_all([decided(seq, "1") for seq in range(1, 1 + together)], tx)
+    steps.copy(tx, 1, MANY, 5)
+    steps.copy(tx, 1, MANY - 1, 4)  # the lane was opened by step 4
+
+    assert steps.load(tx, MANY) == steps.load(tx, 1)
+    assert steps.load(tx, MANY - 1) == {}
+
+
+def test_steps_of_one_commit_stand_side_by_side(tmp_path: Path) -> None:
+    """64 long workflows that commit together write a few pages, not one for each of them."""
+    path = tmp_path / "test.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        migrations.prepare(connection, str(path), create=True)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        add_workflows(connection, 64)
+        written = []
+        for number in range(1, 151):
+            rows = [("", number, *decided(seq)[2:]) for seq in range(1, 65)]
+            size = log_size(path)
+            connection.execute("BEGIN")
+            steps.record_all(rows, Tx(connection))
+            connection.execute("COMMIT")
+            written.append((log_size(path) - size) // 4096)
+    assert max(written) < 40
+    assert statistics.mean(written) < 25
