@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,18 +12,6 @@ from durable.store.database import Observer
 Guard = Callable[[], AbstractContextManager[None]]
 
 
-# The bits that tell the version and the variant of a UUID, and what they are in a random one.
-_UUID_KIND = 0xF << 76 | 0x3 << 62
-_RANDOM_UUID = 0x4 << 76 | 0x2 << 62
-
-
-def random_id() -> str:
-    """A fresh id, as engines give it: `str(uuid.uuid4())`, without the object in between."""
-    bits = int.from_bytes(os.urandom(16)) & ~_UUID_KIND | _RANDOM_UUID
-    text = f"{bits:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-
-
 def no_key() -> None:
     """No idempotency key: each message from outside is another one."""
 
@@ -33,8 +20,8 @@ class Hooks:
     """The ordinary behaviour, unless something is put in its place."""
 
     def __init__(self) -> None:
-        self.new_id: Callable[[], str] = random_id
-        """The id of a workflow that is given none."""
+        self.new_id: Callable[[], str] | None = None
+        """The id of a workflow that is given none, if not a fresh one."""
         self.new_message_key: Callable[[], str | None] = no_key
         """The idempotency key of a message from outside that is given none."""
         self.observer: Observer | None = None

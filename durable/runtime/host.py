@@ -86,7 +86,7 @@ class Host(File):
 
     def new_id(self) -> str:
         """The id of a workflow that is given none."""
-        return self.hooks.new_id()
+        return super().new_id() if self.hooks.new_id is None else self.hooks.new_id()
 
     def new_message_key(self) -> str | None:
         """The idempotency key of a message from outside that is given none."""
