@@ -98,6 +98,11 @@ class Killed:
     def check_integrity(self) -> None:
         with closing(sqlite3.connect(self.path)) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            twice = connection.execute(
+                "SELECT workflow, lane, number FROM durable_checkpoint"
+                " GROUP BY workflow, lane, number HAVING count(*) > 1"
+            )
+            assert twice.fetchall() == []
 
     def audit(self) -> None:
         """At the end: each workflow succeeded once, with each of its effects at least once."""
