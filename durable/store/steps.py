@@ -59,6 +59,7 @@ def load(tx: Tx, workflow: int) -> dict[Place, Record]:
 
 def load_all(tx: Tx, workflows: Sequence[int]) -> dict[int, dict[Place, Record]]:
     """All that each of the runs has recorded."""
+    # Not from the view: SQLite would read all of it, and look at the list of runs afterwards.
     rows = tx.rows(
         """
         SELECT workflow, lane, number, name, outcome, value, attempt, until_at, started_at
@@ -111,12 +112,12 @@ def record_all(decided: Sequence[Decided], tx: Tx) -> None:
     """
     first = [each for each in decided if each[_ATTEMPT] == 1]
     if len(first) < SHARED:
-        _record(_APART, decided, tx)
+        _insert(_APART, decided, tx)
         return
-    _record(_SIDE_BY_SIDE, first, tx)
+    _insert(_SIDE_BY_SIDE, first, tx)
     if len(first) < len(decided):
         # What was tried before is there already, undecided.
-        _record(_APART, [each for each in decided if each[_ATTEMPT] > 1], tx)
+        _insert(_APART, [each for each in decided if each[_ATTEMPT] > 1], tx)
 
 
 IN_BULK = Bulk(record, record_all)
@@ -127,7 +128,7 @@ SHARED = 8
 _ATTEMPT: Final = 5  # in Decided
 
 
-def _record(statements: dict[int, str], decided: Sequence[Decided], tx: Tx) -> None:
+def _insert(statements: dict[int, str], decided: Sequence[Decided], tx: Tx) -> None:
     begin = 0
     for count, statement in statements.items():
         while len(decided) - begin >= count:
