@@ -85,9 +85,10 @@ CREATE TABLE durable_step (
     CHECK ((outcome IS NULL) = (finished_at IS NULL))
 ) STRICT, WITHOUT ROWID;
 
--- A checkpoint that shared its commit with several others. Here they stand side by side, on a page or two;
--- in durable_step each is on a page of its workflow, and a commit writes whole pages.
-CREATE TABLE durable_step_shared (
+-- A checkpoint that shared its commit with several others, or whose value is long. In durable_step, those of
+-- one commit are on as many pages as they are of workflows, and a commit writes whole pages; here they stand
+-- side by side. There, what is longer than a quarter of a page begins another one; here it need not.
+CREATE TABLE durable_step_by_time (
     workflow    INTEGER NOT NULL,
     lane        TEXT NOT NULL,
     number      INTEGER NOT NULL CHECK (number > 0),
@@ -106,7 +107,7 @@ CREATE VIEW durable_checkpoint AS
       FROM durable_step
      UNION ALL
     SELECT workflow, lane, number, name, outcome, value, attempt, NULL, started_at, finished_at
-      FROM durable_step_shared;
+      FROM durable_step_by_time;
 
 -- A message to a workflow; `taken_by` is the step that received it. No topic (null) is a topic of its own.
 CREATE TABLE durable_message (

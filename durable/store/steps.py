@@ -67,7 +67,7 @@ def load_all(tx: Tx, workflows: Sequence[int]) -> dict[int, dict[Place, Record]]
          WHERE workflow IN (SELECT value FROM json_each(:workflows))
          UNION ALL
         SELECT workflow, lane, number, name, outcome, value, attempt, NULL, started_at
-          FROM durable_step_shared
+          FROM durable_step_by_time
          WHERE workflow IN (SELECT value FROM json_each(:workflows))
         """,
         {"workflows": json.dumps(workflows)},
@@ -96,36 +96,40 @@ def decide(
     A run that was cancelled may still record a step that it has finished: nothing is done twice
     when it is resumed.
     """
-    record((*place, name, *outcome, attempt, started_at, now, *run), tx)
+    decided = (*place, name, *outcome, attempt, started_at, now, *run)
+    if tx.execute(_BY_PLACE[1], decided).rowcount != 1:
+        raise RunIsOver
 
 
 def record(decided: Decided, tx: Tx) -> None:
-    """`decide`, with all of it in one row."""
-    if tx.execute(_APART[1], decided).rowcount != 1:
+    """`decide`, of a step whose earlier tries, if there were any, are recorded: all in one row."""
+    by_time = len(decided[_TEXT] or "") > LONG and decided[_ATTEMPT] == 1
+    if tx.execute((_BY_TIME if by_time else _BY_PLACE)[1], decided).rowcount != 1:
         raise RunIsOver
 
 
 def record_all(decided: Sequence[Decided], tx: Tx) -> None:
-    """`record` each of them, with as few statements; RunIsOver if one of the runs is over.
-
-    Several first tries go side by side into durable_step_shared.
-    """
-    first = [each for each in decided if each[_ATTEMPT] == 1]
-    if len(first) < SHARED:
-        _insert(_APART, decided, tx)
-        return
-    _insert(_SIDE_BY_SIDE, first, tx)
-    if len(first) < len(decided):
-        # What was tried before is there already, undecided.
-        _insert(_APART, [each for each in decided if each[_ATTEMPT] > 1], tx)
+    """`record` each of them, with as few statements; RunIsOver if one of the runs is over."""
+    by_time = [each for each in decided if each[_ATTEMPT] == 1]
+    if len(by_time) < SEVERAL:
+        by_time = [each for each in by_time if len(each[_TEXT] or "") > LONG]
+    _insert(_BY_TIME, by_time, tx)
+    if len(by_time) < len(decided):
+        there = set(map(id, by_time))
+        _insert(_BY_PLACE, [each for each in decided if id(each) not in there], tx)
 
 
 IN_BULK = Bulk(record, record_all)
 
-# From so many on, one page for all and an index are less to write than a page for each.
-SHARED = 8
+# Into which table a checkpoint goes (schema.sql says what they are for). What was tried before is
+# in durable_step already, undecided.
+SEVERAL = 8
+"""So many that share a commit, at their first try, go by time: pages for each cost more."""
+LONG = 700
+"""So do texts of more characters than this."""
 
-_ATTEMPT: Final = 5  # in Decided
+_TEXT: Final = 4  # in Decided
+_ATTEMPT: Final = 5
 
 
 def _insert(statements: dict[int, str], decided: Sequence[Decided], tx: Tx) -> None:
@@ -157,15 +161,15 @@ def _recording(table: str, other: str, conflict: str) -> dict[int, str]:
     }
 
 
-_APART = _recording(
+_BY_PLACE = _recording(
     "durable_step",
-    "durable_step_shared",
+    "durable_step_by_time",
     """UPDATE
            SET outcome = excluded.outcome, value = excluded.value, attempt = excluded.attempt,
                until_at = NULL, finished_at = excluded.finished_at
          WHERE outcome IS NULL""",
 )
-_SIDE_BY_SIDE = _recording("durable_step_shared", "durable_step", "NOTHING")
+_BY_TIME = _recording("durable_step_by_time", "durable_step", "NOTHING")
 
 
 def postpone(
@@ -188,7 +192,7 @@ def postpone(
           FROM durable_workflow
          WHERE seq = :seq AND epoch = :epoch
            AND NOT EXISTS (SELECT 1
-                             FROM durable_step_shared
+                             FROM durable_step_by_time
                             WHERE workflow = seq AND lane = :lane AND number = :number)
             ON CONFLICT (workflow, lane, number) DO UPDATE
            SET value = excluded.value, attempt = excluded.attempt, until_at = excluded.until_at
@@ -214,7 +218,7 @@ def cancel(tx: Tx, run: tuple[int, int], place: Place, name: str, *, now: float)
     """Record that the code of the workflow cancelled the call, whatever had come of it."""
     tx.execute(
         """
-        DELETE FROM durable_step_shared
+        DELETE FROM durable_step_by_time
          WHERE workflow = (SELECT seq FROM durable_workflow WHERE seq = :seq AND epoch = :epoch)
            AND lane = :lane AND number = :number
         """,

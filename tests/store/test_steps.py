@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from durable.store import migrations, steps
-from durable.store.steps import SHARED, VALUE, Decided, Place
+from durable.store.steps import SEVERAL, VALUE, Decided, Place
 from durable.store.tx import Tx
 from durable.store.workflows import RunIsOver
 
@@ -21,6 +21,8 @@ MANY = 64 + 2 * 8 + 3
 EPOCH = 2
 
 PLACE = Place("4", 7)
+TABLES = ("durable_step", "durable_step_by_time")
+TEXTS = {"short": "1", "long": '"' + "x" * 2_000 + '"'}
 
 
 @pytest.fixture
@@ -59,12 +61,13 @@ def test_many_are_recorded_as_each_would_be(tx: Tx) -> None:
     for row in rows:
         steps.record(row, tx)
     one_by_one = recorded(tx)
-    tx.execute("DELETE FROM durable_step")
+    for table in TABLES:
+        tx.execute(f"DELETE FROM {table}")
 
     steps.record_all(rows, tx)
     assert recorded(tx) == one_by_one
     assert len(one_by_one) == MANY
-    assert len(recorded(tx, "durable_step_shared")) == MANY
+    assert len(recorded(tx, "durable_step_by_time")) == MANY
 
 
 @pytest.mark.parametrize("which", [1, 63, 64, 65, 73, 81, MANY])
@@ -77,36 +80,40 @@ def test_one_that_is_of_no_present_run_is_refused(tx: Tx, which: int) -> None:
         steps.record_all(rows, tx)
 
 
-@pytest.mark.parametrize("first", [1, SHARED])
-@pytest.mark.parametrize("second", [1, SHARED])
-def test_one_that_has_ended_before_is_refused(tx: Tx, first: int, second: int) -> None:
-    """What is recorded stays as it is, whether it came alone or with others."""
+@pytest.mark.parametrize("first", [1, SEVERAL])
+@pytest.mark.parametrize("second", [1, SEVERAL])
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_one_that_has_ended_before_is_refused(tx: Tx, first: int, second: int, text: str) -> None:
+    """What is recorded stays as it is, whether it came alone or with others, short or long."""
     steps.record_all([decided(seq, "1") for seq in range(5, 5 + first)], tx)
     with pytest.raises(RunIsOver):
-        steps.record_all([decided(seq, "2") for seq in (5, *range(20, 19 + second))], tx)
+        steps.record_all([decided(seq, text) for seq in (5, *range(20, 19 + second))], tx)
     with pytest.raises(RunIsOver):
         steps.postpone(tx, (5, EPOCH), PLACE, "m:step", until_at=9.0, started_at=0.1)
 
     assert [row[5] for row in recorded(tx) if row[0] == 5] == ["1"]
 
 
-@pytest.mark.parametrize("first_tries", [0, 1, SHARED])
-def test_steps_that_were_to_be_tried_again_end(tx: Tx, first_tries: int) -> None:
+@pytest.mark.parametrize("first_tries", [0, 1, SEVERAL])
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_steps_that_were_to_be_tried_again_end(tx: Tx, first_tries: int, text: str) -> None:
     """Their rows are there already: they get the outcome, and no moment any more."""
     for seq in range(1, 10):
         steps.postpone(tx, (seq, EPOCH), PLACE, "m:step", until_at=9.0, started_at=0.1)
-    others = [decided(seq) for seq in range(10, 10 + first_tries)]
-    steps.record_all([decided(seq, attempt=2) for seq in range(1, 10)] + others, tx)
+    others = [decided(seq, text) for seq in range(10, 10 + first_tries)]
+    steps.record(decided(1, text, attempt=2), tx)
+    steps.record_all([decided(seq, text, attempt=2) for seq in range(2, 10)] + others, tx)
 
     found = [steps.load(tx, seq)[PLACE] for seq in range(1, 10 + first_tries)]
-    assert all(each.outcome == (VALUE, "null") and each.until_at is None for each in found)
+    assert all(each.outcome == (VALUE, text) and each.until_at is None for each in found)
     assert [each.attempt for each in found] == [2] * 9 + [1] * first_tries
 
 
-@pytest.mark.parametrize("together", [1, SHARED])
-def test_a_cancelled_call_is_recorded_once(tx: Tx, together: int) -> None:
+@pytest.mark.parametrize("together", [1, SEVERAL])
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_a_cancelled_call_is_recorded_once(tx: Tx, together: int, text: str) -> None:
     """In the place of its outcome, wherever that stands; a run that is over changes nothing."""
-    steps.record_all([decided(seq) for seq in range(1, 1 + together)], tx)
+    steps.record_all([decided(seq, text) for seq in range(1, 1 + together)], tx)
     with pytest.raises(RunIsOver):
         steps.cancel(tx, (1, EPOCH - 1), PLACE, "m:step", now=0.3)
     assert [row[4] for row in recorded(tx)] == ["value"] * together
@@ -115,15 +122,37 @@ def test_a_cancelled_call_is_recorded_once(tx: Tx, together: int) -> None:
     assert [row[4] for row in recorded(tx)] == ["cancelled"] + ["value"] * (together - 1)
 
 
-@pytest.mark.parametrize("together", [1, SHARED])
-def test_a_fork_gets_the_steps_wherever_they_stand(tx: Tx, together: int) -> None:
+@pytest.mark.parametrize("together", [1, SEVERAL])
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+def test_a_fork_gets_the_steps_wherever_they_stand(tx: Tx, together: int, text: str) -> None:
     """Those before a number, as they were recorded."""
-    steps.record_all([decided(seq, "1") for seq in range(1, 1 + together)], tx)
+    steps.record_all([decided(seq, text) for seq in range(1, 1 + together)], tx)
     steps.copy(tx, 1, MANY, 5)
     steps.copy(tx, 1, MANY - 1, 4)  # the lane was opened by step 4
 
     assert steps.load(tx, MANY) == steps.load(tx, 1)
     assert steps.load(tx, MANY - 1) == {}
+
+
+@pytest.mark.parametrize("together", [1, SEVERAL - 1])
+def test_a_long_value_goes_by_time(tx: Tx, together: int) -> None:
+    """Alone, or among a few short ones, which stay by place."""
+    text = TEXTS["long"]
+    steps.record_all([decided(1, text), *(decided(seq, "1") for seq in range(2, 1 + together))], tx)
+
+    by_place, by_time = (recorded(tx, table) for table in TABLES)
+    assert [row[5] for row in by_time] == [text]
+    assert [row[5] for row in by_place] == ["1"] * (together - 1)
+
+
+def test_a_long_value_needs_little_more_room_than_it_has(tx: Tx) -> None:
+    """Two of 1,500 characters to a page of 4,096 bytes."""
+    (before,) = tx.execute("PRAGMA page_count").fetchone()
+    text = '"' + "x" * 1_500 + '"'
+    for number in range(1, 201):
+        steps.record(("", number, *decided(1, text)[2:]), tx)
+    (after,) = tx.execute("PRAGMA page_count").fetchone()
+    assert after - before <= 110
 
 
 def test_steps_of_one_commit_stand_side_by_side(tmp_path: Path) -> None:
