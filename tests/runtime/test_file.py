@@ -29,9 +29,15 @@ def test_an_id_that_is_not_given_is_a_uuid_of_its_moment(engine: Engine) -> None
 
 
 def test_ids_of_one_moment_differ() -> None:
-    """Also of ten thousand, and they are in the order of their moments."""
+    """Also of ten thousand."""
     assert len({fresh_id(1.0) for _ in range(MANY)}) == MANY
-    assert fresh_id(1.0) < fresh_id(1.001) < fresh_id(1e6) < fresh_id(1e9)
+
+
+def test_ids_are_in_the_order_of_their_milliseconds() -> None:
+    """Each begins with its own, of a moment of today as well as of one in 1970."""
+    for begin in (0, 1_000, 1_763_000_000_000):
+        moments = range(begin, begin + 2_000)
+        assert [uuid.UUID(fresh_id(each / 1_000)).int >> 80 for each in moments] == [*moments]
 
 
 @pytest.mark.parametrize("now", [-1.0, -1e9, 0.0, 1e12])
