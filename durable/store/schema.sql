@@ -95,7 +95,7 @@ CREATE TABLE durable_step_by_time (
     name        TEXT NOT NULL,
     outcome     TEXT NOT NULL CHECK (outcome = 'value' OR outcome = 'error'),
     value       TEXT NOT NULL,
-    attempt     INTEGER NOT NULL DEFAULT 1,
+    attempt     INTEGER NOT NULL,
     started_at  REAL NOT NULL,
     finished_at REAL NOT NULL,
     PRIMARY KEY (workflow, lane, number)

@@ -12,6 +12,12 @@ from durable.store.workflows import RunIsOver
 
 VALUE, ERROR, TIMEOUT, CANCELLED = "value", "error", "timeout", "cancelled"
 
+# What goes by time (schema.sql says what the two tables are for).
+SEVERAL = 8
+"""So many that share a commit: a page for each costs more than an index."""
+LONG = 700
+"""A text of more characters."""
+
 
 class Place(NamedTuple):
     """Where a step stands in its run: a lane (``''`` is the workflow) and a number from 1."""
@@ -50,6 +56,8 @@ class Record(NamedTuple):
 
 Decided = tuple[str, int, str, str, str | None, int, float, float, int, int]
 """A step that has ended: its place, name and outcome, the try, when that began, now, seq, epoch."""
+
+_TEXT: Final = 4  # in Decided
 
 
 def load(tx: Tx, workflow: int) -> dict[Place, Record]:
@@ -96,50 +104,45 @@ def decide(
     A run that was cancelled may still record a step that it has finished: nothing is done twice
     when it is resumed.
     """
-    decided = (*place, name, *outcome, attempt, started_at, now, *run)
-    if tx.execute(_BY_PLACE[1], decided).rowcount != 1:
-        raise RunIsOver
+    record((*place, name, *outcome, attempt, started_at, now, *run), tx)
 
 
 def record(decided: Decided, tx: Tx) -> None:
-    """`decide`, of a step whose earlier tries, if there were any, are recorded: all in one row."""
-    by_time = len(decided[_TEXT] or "") > LONG and decided[_ATTEMPT] == 1
-    if tx.execute((_BY_TIME if by_time else _BY_PLACE)[1], decided).rowcount != 1:
+    """`decide`, with all of it in one row."""
+    if len(decided[_TEXT] or "") > LONG and tx.execute(_BY_TIME[1], decided).rowcount == 1:
+        return
+    if tx.execute(_BY_PLACE[1], decided).rowcount != 1:
         raise RunIsOver
 
 
 def record_all(decided: Sequence[Decided], tx: Tx) -> None:
     """`record` each of them, with as few statements; RunIsOver if one of the runs is over."""
-    by_time = [each for each in decided if each[_ATTEMPT] == 1]
-    if len(by_time) < SEVERAL:
-        by_time = [each for each in by_time if len(each[_TEXT] or "") > LONG]
-    _insert(_BY_TIME, by_time, tx)
-    if len(by_time) < len(decided):
-        there = set(map(id, by_time))
-        _insert(_BY_PLACE, [each for each in decided if id(each) not in there], tx)
+    by_time = decided
+    if len(decided) < SEVERAL:
+        by_time = [each for each in decided if len(each[_TEXT] or "") > LONG]
+    recorded = _insert(_BY_TIME, by_time, tx)
+    if recorded < len(decided):
+        recorded += _insert(_BY_PLACE, decided, tx)  # refuses what went by time
+    if recorded < len(decided):
+        raise RunIsOver
 
 
 IN_BULK = Bulk(record, record_all)
 
-# Into which table a checkpoint goes (schema.sql says what they are for). What was tried before is
-# in durable_step already, undecided.
-SEVERAL = 8
-"""So many that share a commit, at their first try, go by time: pages for each cost more."""
-LONG = 700
-"""So do texts of more characters than this."""
 
-_TEXT: Final = 4  # in Decided
-_ATTEMPT: Final = 5
-
-
-def _insert(statements: dict[int, str], decided: Sequence[Decided], tx: Tx) -> None:
-    begin = 0
+def _insert(statements: dict[int, str], decided: Sequence[Decided], tx: Tx) -> int:
+    """How many of them were recorded."""
+    begin = recorded = 0
     for count, statement in statements.items():
         while len(decided) - begin >= count:
             rows = decided[begin : begin + count]
-            if tx.execute(statement, list(chain.from_iterable(rows))).rowcount != count:
-                raise RunIsOver
+            recorded += tx.execute(statement, list(chain.from_iterable(rows))).rowcount
             begin += count
+    return recorded
+
+
+# Each statement refuses a run that is over, and a place that the other table has. One by place
+# decides what is undecided there; one by time leaves it to that.
 
 
 def _recording(table: str, other: str, conflict: str) -> dict[int, str]:

@@ -69,7 +69,7 @@ SESSION: dict[str, Any] = {"pid": 1, "opened_at": 1.0}
 GOOD = {
     "durable_workflow": WORKFLOW,
     "durable_step": STEP,
-    "durable_step_by_time": STEP,
+    "durable_step_by_time": STEP | {"attempt": 1},
     "durable_message": MESSAGE,
     "durable_event": EVENT,
     "durable_stream": STREAM,

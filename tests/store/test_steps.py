@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from durable.store import migrations, steps
-from durable.store.steps import SEVERAL, VALUE, Decided, Place
+from durable.store.steps import SEVERAL, VALUE, Decided, Outcome, Place
 from durable.store.tx import Tx
 from durable.store.workflows import RunIsOver
 
@@ -94,19 +94,33 @@ def test_one_that_has_ended_before_is_refused(tx: Tx, first: int, second: int, t
     assert [row[5] for row in recorded(tx) if row[0] == 5] == ["1"]
 
 
-@pytest.mark.parametrize("first_tries", [0, 1, SEVERAL])
+@pytest.mark.parametrize("attempt", [1, 2])
+@pytest.mark.parametrize("others", [0, 1, SEVERAL])
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_steps_that_were_to_be_tried_again_end(tx: Tx, first_tries: int, text: str) -> None:
+def test_steps_that_were_to_be_tried_again_end(
+    tx: Tx, attempt: int, others: int, text: str
+) -> None:
     """Their rows are there already: they get the outcome, and no moment any more."""
     for seq in range(1, 10):
         steps.postpone(tx, (seq, EPOCH), PLACE, "m:step", until_at=9.0, started_at=0.1)
-    others = [decided(seq, text) for seq in range(10, 10 + first_tries)]
-    steps.record(decided(1, text, attempt=2), tx)
-    steps.record_all([decided(seq, text, attempt=2) for seq in range(2, 10)] + others, tx)
+    new = [decided(seq, text) for seq in range(10, 10 + others)]
+    steps.record(decided(1, text, attempt=attempt), tx)
+    steps.record_all([decided(seq, text, attempt=attempt) for seq in range(2, 10)] + new, tx)
 
-    found = [steps.load(tx, seq)[PLACE] for seq in range(1, 10 + first_tries)]
+    found = [steps.load(tx, seq)[PLACE] for seq in range(1, 10 + others)]
     assert all(each.outcome == (VALUE, text) and each.until_at is None for each in found)
-    assert [each.attempt for each in found] == [2] * 9 + [1] * first_tries
+    assert [each.attempt for each in found] == [attempt] * 9 + [1] * others
+    assert len(recorded(tx)) == 9 + others
+
+
+@pytest.mark.parametrize("run", [3, 10])
+def test_beside_a_step_that_is_tried_again_a_run_that_is_over_is_refused(tx: Tx, run: int) -> None:
+    """Whether it has to be in the one table or in the other."""
+    for seq in range(1, 5):
+        steps.postpone(tx, (seq, EPOCH), PLACE, "m:step", until_at=9.0, started_at=0.1)
+    rows = [decided(seq, epoch=EPOCH - (seq == run)) for seq in range(1, 20)]
+    with pytest.raises(RunIsOver):
+        steps.record_all(rows, tx)
 
 
 @pytest.mark.parametrize("together", [1, SEVERAL])
@@ -143,6 +157,18 @@ def test_a_long_value_goes_by_time(tx: Tx, together: int) -> None:
     by_place, by_time = (recorded(tx, table) for table in TABLES)
     assert [row[5] for row in by_time] == [text]
     assert [row[5] for row in by_place] == ["1"] * (together - 1)
+
+
+@pytest.mark.parametrize("noted", [False, True])
+def test_a_long_message_is_recorded_wherever_its_wait_stands(tx: Tx, noted: bool) -> None:
+    """By time; by place where the wait for it was noted there."""
+    if noted:
+        steps.postpone(tx, (1, EPOCH), PLACE, "m:recv", until_at=9.0, started_at=0.1)
+    outcome = Outcome(VALUE, TEXTS["long"])
+    steps.decide(tx, (1, EPOCH), PLACE, "m:recv", outcome, started_at=0.1, now=0.2)
+
+    assert [len(recorded(tx, table)) for table in TABLES] == [noted, not noted]
+    assert steps.load(tx, 1)[PLACE].outcome == outcome
 
 
 def test_a_long_value_needs_little_more_room_than_it_has(tx: Tx) -> None:
