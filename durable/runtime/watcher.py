@@ -70,6 +70,7 @@ class Watcher:
         while self._pause():
             self._host.database.notify()  # what an interrupted thread did not tell of
             try:
+                self._host.database.rest()
                 if watch.changed():
                     self.turn()
                 self._complained = False

@@ -85,6 +85,7 @@ class Database:
         self._leader: Request[Any] | Alone | None = None
         self._leading: int | None = None
         self._untold: list[list[str]] = []
+        self._locked_for = 0
         self._closing = False
         self.observer: Observer | None = None
         self._idle_lock = threading.Lock()
@@ -236,6 +237,16 @@ class Database:
         """
         if self._leader is not None:
             self.write("settle", lambda tx: None)
+
+    def rest(self) -> None:
+        """Keep no lock on the file, if nothing was written since the last call: to be called often.
+
+        Otherwise no other process could empty the log for as long as this one does nothing.
+        """
+        left, before = self._transactions.locked_for, self._locked_for
+        self._locked_for = left
+        if left == before and left > 0:
+            self.write("rest", lambda tx: None)
 
     def read(self, fn: Callable[[Tx], T]) -> T:
         """What `fn` returns, run on a snapshot by a connection that cannot write."""
@@ -392,7 +403,7 @@ class Database:
     def _look_after(self, log: Log) -> None:
         """Lay out a piece of the log where the next commit would append to it."""
         if log.is_full:
-            self._transactions.rollback()  # what an interrupted leader may have left open
+            self._transactions.reset()
             log.lay_out()
             if log.is_whole:
                 self._close_log()
@@ -555,6 +566,8 @@ class Database:
         self._close_log()
         self.connections.close()
         if self._writer is not None:
+            if self._transactions is not None:
+                self._transactions.let_go()
             self._writer.close()
 
 

@@ -17,6 +17,7 @@ from durable.interrupts import is_ctrl_c
 from durable.store.connections import Patience
 from durable.store.faults import explain, is_busy
 from durable.store.requests import NotTogether, Request
+from durable.store.snapshot import Snapshot
 from durable.store.tx import Bulk, Tx
 
 Batch = list[Request[Any]]
@@ -44,6 +45,7 @@ class Transactions:
         self._writer = writer
         self._patience = patience
         self._tx = Tx(writer)
+        self._snapshot = Snapshot(writer)
         self._signals = signals
         self._in_bulk = in_bulk
         self._latecomers = latecomers
@@ -102,22 +104,41 @@ class Transactions:
             if tx.touched:
                 self._committed(tx.touched)
         except Exception:
+            self._snapshot.drop()  # it may be older than the last commit of another process
             return NOT_COMMITTED
         except BaseException:  # a Ctrl-C: it may be committed
             if tx.touched:
                 self._committed(tx.touched)
             raise
+        snapshot = self._snapshot
+        snapshot.left -= 1
+        if snapshot.left <= 0:
+            snapshot.renew()
         return result
 
     def begin(self) -> None:
         """Begin a transaction, which may write, as soon as no other process does."""
-        self.rollback()  # what an interrupted leader may have left open
+        self.reset()
         try:
             self._writer.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
             if not is_busy(error):
                 raise
             self._patience.retry(self._writer, lambda: self._writer.execute("BEGIN IMMEDIATE"))
+
+    @property
+    def locked_for(self) -> int:
+        """For how many commits more the file is locked in between, if only for reading."""
+        return self._snapshot.left if self._snapshot.kept else 0
+
+    def let_go(self) -> None:
+        """Keep no lock."""
+        self._snapshot.drop()
+
+    def reset(self) -> None:
+        """Undo what an interrupted leader may have left open, and keep no lock."""
+        self.rollback()
+        self.let_go()
 
     def rollback(self) -> None:
         """Undo what is not committed, if there is anything."""

@@ -10,12 +10,12 @@ from types import FrameType
 from typing import Any
 
 from durable import clock
-from durable.store import database, requests, transactions
+from durable.store import database, requests, snapshot, transactions
 
 # Where code is interrupted. The standard library's own locks and conditions are left out: what a
 # Ctrl-C inside of them does is theirs.
 OF_WRITING = frozenset(
-    {database.__file__, transactions.__file__, requests.__file__, clock.__file__}
+    str(module.__file__) for module in (database, transactions, snapshot, requests, clock)
 )
 ALL = frozenset(str(file) for file in Path(clock.__file__).parent.rglob("*.py"))
 
