@@ -13,7 +13,7 @@ import sqlite3
 
 KEPT_AFTER = 4
 """So many commits one after the other: more may follow."""
-KEPT_FOR = 32
+KEPT_FOR = 64
 """The next one goes without, and copies the log if that is due. More save nothing more."""
 
 

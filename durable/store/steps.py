@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Sequence
 from itertools import chain
 from typing import Final, NamedTuple
@@ -111,7 +112,13 @@ def record(decided: Decided, tx: Tx) -> None:
     """`decide`, with all of it in one row."""
     if len(decided[_TEXT] or "") > LONG and tx.execute(_BY_TIME[1], decided).rowcount == 1:
         return
-    if tx.execute(_BY_PLACE[1], decided).rowcount != 1:
+    try:
+        recorded = tx.execute(_ONE_BY_PLACE, (*decided, *decided[:2])).rowcount
+    except sqlite3.IntegrityError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_CONSTRAINT_NOTNULL:
+            raise
+        raise RunIsOver from error  # there is no such run, or it has another epoch
+    if recorded != 1:
         raise RunIsOver
 
 
@@ -144,6 +151,26 @@ def _insert(statements: dict[int, str], decided: Sequence[Decided], tx: Tx) -> i
 # Each statement refuses a run that is over, and a place that the other table has. One by place
 # decides what is undecided there; one by time leaves it to that.
 
+_DECIDE = """UPDATE
+           SET outcome = excluded.outcome, value = excluded.value, attempt = excluded.attempt,
+               until_at = NULL, finished_at = excluded.finished_at
+         WHERE outcome IS NULL"""
+
+# Of one row that has values, and no query, SQLite knows that it is one: it prepares for no failure
+# half-way. (Prepared for, it would copy the page as soon as another query is open: `snapshot`.)
+_ONE_BY_PLACE = f"""
+        INSERT INTO durable_step
+               (lane, number, name, outcome, value, attempt, started_at, finished_at, workflow)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?,
+                (SELECT seq
+                   FROM durable_workflow
+                  WHERE seq = ? AND epoch = ?
+                    AND NOT EXISTS (SELECT 1
+                                      FROM durable_step_by_time
+                                     WHERE workflow = seq AND lane = ? AND number = ?)))
+            ON CONFLICT (workflow, lane, number) DO {_DECIDE}
+        """
+
 
 def _recording(table: str, other: str, conflict: str) -> dict[int, str]:
     """The statements that record so many steps in one of the two tables, the most at once first."""
@@ -164,14 +191,7 @@ def _recording(table: str, other: str, conflict: str) -> dict[int, str]:
     }
 
 
-_BY_PLACE = _recording(
-    "durable_step",
-    "durable_step_by_time",
-    """UPDATE
-           SET outcome = excluded.outcome, value = excluded.value, attempt = excluded.attempt,
-               until_at = NULL, finished_at = excluded.finished_at
-         WHERE outcome IS NULL""",
-)
+_BY_PLACE = _recording("durable_step", "durable_step_by_time", _DECIDE)
 _BY_TIME = _recording("durable_step_by_time", "durable_step", "NOTHING")
 
 
