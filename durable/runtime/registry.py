@@ -76,16 +76,17 @@ class StepSpec:
     retry: Retry | None = None
     timeout: float | None = None
     transaction: bool = False
+    is_async: bool = field(init=False)
+    """Whether its body is a coroutine."""
+    title: str = field(init=False)
+    """What errors call it."""
+    label: str = field(init=False)
+    """What the write of its checkpoint is called."""
 
-    @cached_property
-    def is_async(self) -> bool:
-        """Whether its body is a coroutine."""
-        return inspect.iscoroutinefunction(self.fn)
-
-    @cached_property
-    def title(self) -> str:
-        """What errors call it."""
-        return f"step {self.name!r}"
+    def __post_init__(self) -> None:
+        self.is_async = inspect.iscoroutinefunction(self.fn)
+        self.title = f"step {self.name!r}"
+        self.label = f"step {self.name}"
 
 
 @dataclass(eq=False, repr=False)

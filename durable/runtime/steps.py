@@ -6,6 +6,7 @@ import random
 import sqlite3
 from collections.abc import Callable
 from functools import partial
+from threading import get_ident
 from typing import Any
 
 from durable.codec import encode_error, error_is_exact
@@ -15,8 +16,10 @@ from durable.runtime.context import (
     Scope,
     StepCall,
     current_host,
+    engine_loops,
     enter,
     find_scope,
+    here,
     run_in_step,
 )
 from durable.runtime.flows import (
@@ -75,9 +78,11 @@ def call_here(spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     What is not recorded yet, and succeeds at its first try, waits for nothing: without a flow it
     costs half as much.
     """
-    scope = find_scope(spec.title)
-    if scope is None or isinstance(scope, StepCall):
-        return call_plainly(scope, spec, args, kwargs)
+    scope = here()  # which is what `find_scope` would find, unless there is something to be refused
+    if scope is None or scope.thread != get_ident() or isinstance(scope, StepCall) or engine_loops:
+        scope = find_scope(spec.title)
+        if scope is None or isinstance(scope, StepCall):
+            return call_plainly(scope, spec, args, kwargs)
     host = scope.host
     if scope.run.records or spec.transaction or spec.is_async or host.hooks.around_steps:
         return drive(call(scope, spec, args, kwargs), scope)
@@ -98,7 +103,7 @@ def call_here(spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         return drive(_after_failure(scope, spec, step, body, failed), scope)
     record, alone = _recorder(step, VALUE, text, now)
     try:
-        host.database.write(f"step {spec.name}", record, None, alone)
+        host.database.write(spec.label, record, None, alone)
     except NO_MORE_WRITES as error:
         raise scope.explain(error) from None
     return host.codec.decode(text)

@@ -113,7 +113,7 @@ def record(decided: Decided, tx: Tx) -> None:
     if len(decided[_TEXT] or "") > LONG and tx.execute(_BY_TIME[1], decided).rowcount == 1:
         return
     try:
-        recorded = tx.execute(_ONE_BY_PLACE, (*decided, *decided[:2])).rowcount
+        recorded = tx.execute(_ONE_BY_PLACE, decided + decided[:2]).rowcount
     except sqlite3.IntegrityError as error:
         if error.sqlite_errorcode != sqlite3.SQLITE_CONSTRAINT_NOTNULL:
             raise
