@@ -13,8 +13,8 @@ import sqlite3
 
 KEPT_AFTER = 4
 """So many commits one after the other: more may follow."""
-KEPT_FOR = 64
-"""The next one goes without, and copies the log if that is due. More save nothing more."""
+KEPT_FOR = 32
+"""The next one goes without, and copies the log if that is due. More save next to nothing."""
 
 
 class Snapshot:

@@ -12,14 +12,18 @@ import os
 import sqlite3
 from io import FileIO
 
+from durable.store.snapshot import KEPT_FOR
+
 PAGE = 4096
 FRAME = PAGE + 24
 
 # A piece costs as much as some ten commits that append. Programs with few commits never pay.
 FIRST = 32 * FRAME
 PIECE = 128 * FRAME
-# From here on SQLite begins anew at the front (https://www.sqlite.org/wal.html#automatic_checkpoint).
+# From here on SQLite begins anew at the front (https://www.sqlite.org/wal.html#automatic_checkpoint),
 WHOLE = 1000 * FRAME
+# with the first commit that finds the log unlocked. Those before it write some four pages each.
+SPARE = 4 * KEPT_FOR * FRAME
 
 
 class Log:
@@ -45,14 +49,17 @@ class Log:
         return self._size() > self._laid_out
 
     def lay_out(self) -> None:
-        """Make it longer by one piece; no transaction is open.
+        """Make it longer by one piece, the last one by what is spare, too; no transaction is open.
 
         What does not fit into the cache of the connection, which is nearly all, is written to the
         log before it is known that nobody wants it. Where that fails, the next commit says why.
         """
-        self._laid_out = self._size() + PIECE
+        size, piece = self._size(), PIECE
+        if size + piece >= WHOLE:
+            piece += SPARE
+        self._laid_out = size + piece
         try:
-            self._append(PIECE)
+            self._append(piece)
         except (sqlite3.Error, MemoryError):
             self._laid_out = WHOLE  # not tried again: what is wrong will cost the commits enough
 
