@@ -586,7 +586,7 @@ def _watch_forks() -> None:
 
 
 def _inherit() -> None:
-    """In the child: refuse the parent's files, and never close the connections to them.
+    """In the child: refuse the parent's files, and never close the connections and queries there.
 
     Closing an inherited connection may take the parent's write-ahead log away
     (https://www.sqlite.org/howtocorrupt.html, 2.6), also when the interpreter ends.
@@ -596,6 +596,6 @@ def _inherit() -> None:
     for database in _opened:
         database._inherited = True
         readers = [each.connection for each in database.connections.readers]
-        for connection in [database._writer, *readers]:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+        for kept in [database._writer, database._transactions, *readers]:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
     _opened.clear()

@@ -83,7 +83,8 @@ def after():
 
 @workflow
 def parent():
-    return [before(), forks(), after()]
+    first = {before() for _ in range(8)}  # so many that the connection keeps its read lock
+    return [*first, forks(), after()]
 
 with Engine(path) as engine, Client(path) as client:
     handles = [other.start() for _ in range(20)]
