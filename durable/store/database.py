@@ -36,6 +36,7 @@ from durable.store.transactions import NOT_COMMITTED, Batch, Transactions
 from durable.store.tx import Bulk, Tx
 from durable.store.wal import Log
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 # A commit that has so many takes in no more of those that come while its transaction is at work.
@@ -85,7 +86,7 @@ class Database:
         self._leader: Request[Any] | Alone | None = None
         self._leading: int | None = None
         self._untold: list[list[str]] = []
-        self._locked_for = 0
+        self._locked_at_rest = 0
         self._closing = False
         self.observer: Observer | None = None
         self._idle_lock = threading.Lock()
@@ -144,7 +145,7 @@ class Database:
             observer.before(label)
         result: Any = NOT_COMMITTED
         if single and self._leader is None:
-            result = self._write_alone(fn, on_commit)
+            result = self._lead_alone(self._transactions.commit_single, fn, on_commit)
         request = None
         if result is NOT_COMMITTED:
             request = Request(label, fn, on_commit, single)
@@ -243,10 +244,10 @@ class Database:
 
         Otherwise no other process could empty the log for as long as this one does nothing.
         """
-        left, before = self._transactions.locked_for, self._locked_for
-        self._locked_for = left
-        if left == before and left > 0:
-            self.write("rest", lambda tx: None)
+        left, before = self._transactions.locked_for, self._locked_at_rest
+        self._locked_at_rest = left
+        if left == before and left > 0 and self._leader is None:
+            self._lead_alone(lambda _: self._transactions.let_go(), None, None)
 
     def read(self, fn: Callable[[Tx], T]) -> T:
         """What `fn` returns, run on a snapshot by a connection that cannot write."""
@@ -283,8 +284,10 @@ class Database:
     # happened; and a caller that is interrupted says so (`gone`), so that those who wait for it to
     # lead, and look now and then, put another in its place.
 
-    def _write_alone(self, fn: Callable[[Tx], T], on_commit: Callable[[T], None] | None) -> Any:
-        """What `fn` returns, which is single, or NOT_COMMITTED; to make a request takes longer."""
+    def _lead_alone(
+        self, work: Callable[[A], Any], argument: A, on_commit: Callable[[Any], None] | None
+    ) -> Any:
+        """What `work` returns, done without a request, which takes longer; else NOT_COMMITTED."""
         alone = Alone()
         try:
             with self._mutex:
@@ -293,7 +296,7 @@ class Database:
                 self._leader = alone
             if self._log is not None:
                 self._look_after(self._log)
-            result = self._transactions.commit_single(fn)
+            result = work(argument)
             with self._mutex:
                 next_leader = self._choose_leader() if self._queue or self._closing else None
                 self._leader = next_leader

@@ -156,8 +156,8 @@ _DECIDE = """UPDATE
                until_at = NULL, finished_at = excluded.finished_at
          WHERE outcome IS NULL"""
 
-# Of one row that has values, and no query, SQLite knows that it is one: it prepares for no failure
-# half-way. (Prepared for, it would copy the page as soon as another query is open: `snapshot`.)
+# A row of VALUES, unlike one of a query, is known to be the only one: SQLite prepares for no
+# failure half-way. To do so, it would copy the page while the read lock is kept (`snapshot`).
 _ONE_BY_PLACE = f"""
         INSERT INTO durable_step
                (lane, number, name, outcome, value, attempt, started_at, finished_at, workflow)

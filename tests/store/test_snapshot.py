@@ -103,6 +103,16 @@ def test_who_rests_keeps_nobody_waiting(bench: Bench) -> None:
     assert can_empty_the_log(bench.path)
 
 
+def test_who_rests_waits_for_nobody(bench: Bench) -> None:
+    """It lets go at once, also while another process writes."""
+    bench.write(KEPT_AFTER)
+    with closing(sqlite3.connect(bench.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        bench.database.rest()
+        bench.database.rest()
+        assert not bench.kept
+
+
 def test_a_transaction_of_several_statements_drops_it(bench: Bench) -> None:
     """It may do what no other query may look on at, as to drop a table."""
     bench.write(KEPT_AFTER)
