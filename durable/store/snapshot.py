@@ -16,6 +16,9 @@ KEPT_AFTER = 4
 KEPT_FOR = 32
 """The next one goes without, and copies the log if that is due. More save next to nothing."""
 
+# One row, which nobody asks for a second time: so it is not known to be the last.
+KEEP = "SELECT 1 FROM sqlite_schema WHERE rowid = 1"
+
 
 class Snapshot:
     """Keeps the read lock of `connection`, and with it what that sees of the file.
@@ -44,8 +47,7 @@ class Snapshot:
             return
         self.left = KEPT_FOR
         try:
-            # One row, which is not asked for a second time: so it is not known to be the last.
-            self._cursor = self._connection.execute("SELECT 1 FROM sqlite_schema WHERE rowid = 1")
+            self._cursor = self._connection.execute(KEEP)
         except (sqlite3.Error, MemoryError):
             self.drop()  # what is wrong, the next commit says
 
