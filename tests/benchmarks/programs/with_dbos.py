@@ -5,10 +5,15 @@ import sys
 import threading
 from statistics import median
 from time import perf_counter
+from uuid import uuid4
 
 from dbos import DBOS, SetWorkflowID
 
 LONE, MANY, STEPS, TRIPS, TASKS, WORKERS = 300, 64, 10, 5, 300, 8
+PING, PONG = (
+    f"ping {uuid4()}",
+    f"pong {uuid4()}",
+)  # a database on a server has those of other rounds
 moments: list[float] = []
 trips: list[float] = []
 
@@ -31,7 +36,7 @@ def steps(count: int) -> float:
 def ping() -> None:
     for number in range(TRIPS):
         begin = perf_counter()
-        DBOS.send("pong", number)
+        DBOS.send(PONG, number)
         DBOS.recv(timeout_seconds=60)
         trips.append(perf_counter() - begin)
 
@@ -39,7 +44,7 @@ def ping() -> None:
 @DBOS.workflow()
 def pong() -> None:
     for _ in range(TRIPS):
-        DBOS.send("ping", DBOS.recv(timeout_seconds=60))
+        DBOS.send(PING, DBOS.recv(timeout_seconds=60))
 
 
 @DBOS.workflow()
@@ -65,8 +70,8 @@ def main(folder: str, url: str | None) -> None:
         handle.get_result()
     many = MANY * STEPS / (max(moments) - begin)
     handles = []
-    for workflow in (pong, ping):
-        with SetWorkflowID(workflow.__name__):
+    for name, workflow in ((PONG, pong), (PING, ping)):
+        with SetWorkflowID(name):
             handles.append(DBOS.start_workflow(workflow))
     for handle in handles:
         handle.get_result()
