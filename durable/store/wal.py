@@ -20,9 +20,9 @@ FRAME = PAGE + 24
 # A piece costs as much as some ten commits that append. Programs with few commits never pay.
 FIRST = 32 * FRAME
 PIECE = 128 * FRAME
-# From here on SQLite begins anew at the front (https://www.sqlite.org/wal.html#automatic_checkpoint);
+# From here on SQLite begins anew at the front (https://www.sqlite.org/wal.html#automatic_checkpoint).
 WHOLE = 1000 * FRAME
-# or, while the read lock is kept, some commits later. A small one writes up to four pages.
+# Commits that keep the read lock go on for a while. A small one writes up to four pages.
 SPARE = 4 * KEPT_FOR * FRAME
 
 

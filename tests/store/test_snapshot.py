@@ -165,13 +165,18 @@ def test_closing_drops_it(path: str) -> None:
     assert not Path(path + "-wal").exists()
 
 
-def test_ctrl_c_at_any_point_of_it_leaves_the_door_open(bench: Bench) -> None:
-    """Each write before which it is dropped or kept is done or not, and the next one is."""
+@pytest.mark.parametrize("kept", [False, True])
+def test_ctrl_c_at_any_point_of_it_leaves_the_door_open(bench: Bench, kept: bool) -> None:
+    """The write after which it is kept, or dropped, is done or not, and the next one is."""
+    snapshot = bench.database._transactions._snapshot
     at, interruption = 0, None
     while interruption is None or interruption.happened:
         at += 1
         interruption, returned = Interruption(at), False
-        bench.database._transactions._snapshot.left = 1
+        snapshot.drop()
+        if kept:
+            snapshot.renew()
+        snapshot.left = 1
         with suppress(KeyboardInterrupt), interruption.armed():
             bench.write()
             returned = True

@@ -80,6 +80,12 @@ def test_one_that_is_of_no_present_run_is_refused(tx: Tx, which: int) -> None:
         steps.record_all(rows, tx)
 
 
+def test_a_row_that_makes_no_sense_is_not_taken_for_one_of_a_run_that_is_over(tx: Tx) -> None:
+    """What the schema refuses for another reason is an error of its own."""
+    with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+        steps.record(("", 0, *decided(1)[2:]), tx)
+
+
 @pytest.mark.parametrize("first", [1, SEVERAL])
 @pytest.mark.parametrize("second", [1, SEVERAL])
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)

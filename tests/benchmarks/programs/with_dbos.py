@@ -10,10 +10,8 @@ from uuid import uuid4
 from dbos import DBOS, SetWorkflowID
 
 LONE, MANY, STEPS, TRIPS, TASKS, WORKERS = 300, 64, 10, 5, 300, 8
-PING, PONG = (
-    f"ping {uuid4()}",
-    f"pong {uuid4()}",
-)  # a database on a server has those of other rounds
+# New ones each time: a database on a server has those of other rounds.
+PING, PONG = f"ping {uuid4()}", f"pong {uuid4()}"
 moments: list[float] = []
 trips: list[float] = []
 
