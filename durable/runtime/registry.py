@@ -80,10 +80,13 @@ class StepSpec:
     """Whether its body is a coroutine."""
     title: str = field(init=False)
     """What errors call it."""
+    label: str = field(init=False)
+    """What the write of its checkpoint is called."""
 
     def __post_init__(self) -> None:
         self.is_async = inspect.iscoroutinefunction(self.fn)
         self.title = f"step {self.name!r}"
+        self.label = f"step {self.name}"
 
 
 @dataclass(eq=False, repr=False)

@@ -103,7 +103,7 @@ def call_here(spec: StepSpec, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         return drive(_after_failure(scope, spec, step, body, failed), scope)
     record, alone = _recorder(step, VALUE, text, now)
     try:
-        host.database.write(f"step {spec.name}", record, None, alone)
+        host.database.write(spec.label, record, None, alone)
     except NO_MORE_WRITES as error:
         raise scope.explain(error) from None
     return host.codec.decode(text)
