@@ -488,7 +488,9 @@ def carried(error: BaseException) -> BaseException:
 def drive(flow: Flow[T], actor: Actor, asked_for: Any = None) -> T:
     """What the flow returns, when all that it asks for is done on the calling thread.
 
-    One that has begun goes on with what it has `asked_for`.
+    One that has begun goes on with what it has `asked_for`. One that a Ctrl-C leaves in the middle
+    is closed here: the error may hold it until the garbage is collected, which is no time and no
+    thread to clean up on (it takes locks).
     """
     try:
         command = asked_for or next(flow)
@@ -507,6 +509,9 @@ def drive(flow: Flow[T], actor: Actor, asked_for: Any = None) -> T:
         return done.value  # type: ignore[no-any-return]
     except Carried as carried:
         raise carried.error from None
+    except BaseException:
+        flow.close()
+        raise
 
 
 def drive_to_last_write(flow: Flow[T], actor: Actor) -> LastWrite[Any] | T:
@@ -549,9 +554,6 @@ async def drive_async(flow: Flow[T], actor: Actor) -> T:
                     raise interrupted
                 else:
                     answer = await command.perform_async(actor)
-            except GeneratorExit:
-                flow.close()
-                raise
             except BaseException as error:
                 command = flow.throw(error)
             else:
@@ -562,6 +564,9 @@ async def drive_async(flow: Flow[T], actor: Actor) -> T:
         return done.value  # type: ignore[no-any-return]
     except Carried as carried:
         raise carried.error from None
+    except BaseException:
+        flow.close()  # as in `drive`
+        raise
 
 
 async def _begin_anew(actor: Actor) -> None:
